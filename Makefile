@@ -1,0 +1,53 @@
+# What a newcomer types. `make help` lists it.
+#   PYTHON=python3.12   another Python (3.10 or newer) for .venv
+#   TORCH_INDEX=URL     another index for torch alone, e.g. https://download.pytorch.org/whl/cu126
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PIP := PIP_ROOT_USER_ACTION=ignore $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test prepare readme figures lab wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## make .venv with every version pinned (a second run does nothing)
+
+# pip writes no bytecode (--no-compile): Python does that on first import, and only for what is imported.
+# setuptools comes first so that the editable install needs no build environment of its own.
+$(READY): constraints.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "mrhd_nb needs Python 3.10 or newer, and PYTHON=$(PYTHON) is not: name one, e.g. make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	@echo "Setting up $(VENV) from constraints.txt; torch is the one large download"
+	@$(PIP) pip setuptools
+	@test -z "$(TORCH_INDEX)" || $(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
+	@$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+test: $(READY)  ## run every test, the notebooks included
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests
+
+prepare: $(READY)  ## before a commit: export the notebooks, clean them, render README.md, test
+	$(VENV)/bin/nbdev_export
+	$(VENV)/bin/nbdev_clean
+	@$(MAKE) --no-print-directory readme test
+
+readme: $(READY)  ## render nbs/index.ipynb to README.md
+	@$(VENV)/bin/jupyter nbconvert --log-level=ERROR --to markdown --stdout nbs/index.ipynb | sed 's#](\.\./#](#g' > README.md.new
+	@mv README.md.new README.md
+
+lab: $(READY)  ## open JupyterLab on the reading order
+	@$(VENV)/bin/jupyter lab nbs/index.ipynb
+
+wheel: $(READY)  ## build dist/*.whl
+	@$(PY) -m build --wheel --no-isolation
+
+clean:  ## remove what builds and tests leave behind; .venv, data and runs stay
+	@rm -rf build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints
+	@find mrhd_nb tests nbs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"Metadata comes from settings.ini; a build also takes in the experiment notebooks, which live in nbs/experiments"
+from configparser import ConfigParser
+from pathlib import Path
+from shutil import copy2
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(ROOT/"settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+
+
+class BuildWithNotebooks(build_py):
+    "Copy nbs/experiments into the built package as mrhd_nb/notebooks; an editable install reads nbs/experiments itself"
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        source, target = ROOT/"nbs"/"experiments", Path(self.build_lib)/settings["lib_name"]/"notebooks"
+        for file in sorted(f for kind in ("*.ipynb", "*.yaml") for f in source.rglob(kind)):
+            if any(part.startswith(".") for part in file.relative_to(source).parts): continue
+            place = target/file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy2(file, place)
+
+
+setup(
+    name=settings["lib_name"], version=settings["version"], description=settings["description"],
+    long_description=(ROOT/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
+    author=settings["author"], author_email=settings["author_email"], url=settings["git_url"],
+    keywords=settings["keywords"].split(), license="Apache-2.0", license_files=["LICENSE"],
+    classifiers=["Intended Audience :: Science/Research", "Programming Language :: Python :: 3",
+                 "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+    python_requires=">="+settings["min_python"], install_requires=settings["requirements"].split(),
+    extras_require={"dev": settings["dev_requirements"].split()},
+    packages=find_packages(include=[settings["lib_name"]]),
+    package_data={settings["lib_name"]: ["py.typed", "weights/*"]},
+    entry_points={"console_scripts": settings["console_scripts"].split("\n")},
+    cmdclass={"build_py": BuildWithNotebooks}, zip_safe=False,
+)
