@@ -1,0 +1,207 @@
+"The house rules that a program can check; CONTRIBUTING.md says them in words"
+import ast, base64, importlib, inspect, json, os, re, shutil, statistics, subprocess, sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+import papermill, pytest, torch
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, PACKAGE = ROOT/"nbs", ROOT/"mrhd_nb"
+CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, IMAGE_BYTES = 15, 60, 60, 500, 60_000
+EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
+# What only some modules may import or call
+PLACES = {"matplotlib": {"figures"}, "seaborn": {"figures"}, "papermill": {"experiments", "cli"},
+          "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
+SEEDERS = {"config", "training"}
+DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "normal", "bernoulli", "rand_like", "randn_like",
+         "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
+TEST_CALLS = re.compile(r"assert_\w+|raises|testing\.\w+")
+ABSOLUTE = re.compile(r"(?<![\w.])/(?:work|root|home|tmp|Users|opt|var|mnt)/|[A-Za-z]:\\\\")
+PROGRESS = re.compile(r"\d(?:it/s|s/it)|[█▏▎▍▌▋▊▉]|Wall time|0x[0-9a-f]{8,}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    kind:str
+    source:str
+    outputs:tuple
+    metadata:dict
+
+    @cached_property
+    def directives(self)->list[str]:
+        return [line[2:].strip() for line in self.source.splitlines() if line.startswith("#|")]
+
+    @cached_property
+    def code(self)->str:
+        "Without directives and shell or notebook magics"
+        return "\n".join(line for line in self.source.splitlines() if not line.startswith(("#|", "%", "!"))).strip()
+
+    @cached_property
+    def tree(self)->ast.Module: return ast.parse(self.code)
+
+    @property
+    def lines(self)->int: return len(self.code.splitlines())
+
+    @property
+    def exported(self)->bool: return self.kind == "code" and any(re.match(r"exporti?s?\b", d) for d in self.directives)
+
+    @property
+    def tests(self)->bool:
+        if self.kind != "code" or self.exported: return False
+        return any(isinstance(n, ast.Assert) or isinstance(n, ast.Call) and TEST_CALLS.search(ast.unparse(n.func))
+                   for n in ast.walk(self.tree))
+
+
+def cells(path:Path)->list[Cell]:
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    return [Cell(c["cell_type"], "".join(c["source"]), tuple(c.get("outputs", ())), c["metadata"]) for c in nb["cells"]]
+
+
+def floor(path:Path)->str: return path.stem.split("_")[0]
+
+
+def module_name(path:Path)->str: return path.stem.split("_", 1)[1]
+
+
+def imported(tree:ast.AST)->set[str]:
+    "Every top-level package that is imported anywhere in `tree`"
+    found = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    return found | {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+
+
+LIBRARY = sorted(NBS.glob("[0-9][0-9]*_*.ipynb"))
+EXPERIMENTS = sorted((NBS/"experiments").glob("*.ipynb"))
+ALL = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+FLOORS = {module_name(p): floor(p) for p in LIBRARY}
+library = pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+experiments = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+every = pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+
+
+@library
+def test_opens_with_title_subtitle_and_module(path):
+    first, second = cells(path)[:2]
+    prose = [line for line in first.source.splitlines() if line.strip()]
+    assert first.kind == "markdown" and prose[0].startswith("# ") and prose[1].startswith("> ") and len(prose) > 2
+    assert second.source.strip() == f"#| default_exp {module_name(path)}"
+
+
+@library
+def test_imports_have_cells_of_their_own(path):
+    for cell in cells(path):
+        if cell.kind != "code": continue
+        imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in cell.tree.body]
+        assert all(imports) or not any(imports), cell.source
+
+
+@library
+def test_exported_cells_are_short(path):
+    exported = [c for c in cells(path) if c.exported]
+    assert statistics.median(c.lines for c in exported) <= CELL_MEDIAN
+    assert max(c.lines for c in exported) <= CELL_LINES
+    assert len((PACKAGE/f"{module_name(path)}.py").read_text().splitlines()) <= MODULE_LINES
+
+
+@library
+def test_exported_imports_come_from_lower_floors(path):
+    for cell in cells(path):
+        if not cell.exported: continue
+        for node in ast.walk(cell.tree):
+            if isinstance(node, ast.Import): assert not any(a.name.split(".")[0] == "mrhd_nb" for a in node.names), cell.source
+            if not isinstance(node, ast.ImportFrom): continue
+            assert node.level == 0, f"relative import: {ast.unparse(node)}"
+            if node.module == "mrhd_nb": assert [a.name for a in node.names] == ["__version__"], ast.unparse(node)
+            if node.module.startswith("mrhd_nb."):
+                name = node.module.removeprefix("mrhd_nb.")
+                assert FLOORS[name] < floor(path), f"floor {floor(path)} imports from floor {FLOORS[name]}: {ast.unparse(node)}"
+
+
+@library
+def test_libraries_stay_in_their_places(path):
+    for cell in cells(path):
+        if not cell.exported: continue
+        for name in imported(cell.tree) & PLACES.keys(): assert module_name(path) in PLACES[name], f"{name} is imported"
+
+
+@library
+def test_exported_code_draws_from_named_generators(path):
+    for cell in cells(path):
+        if not cell.exported: continue
+        for node in ast.walk(cell.tree):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute): continue
+            name, call = node.func.attr, ast.unparse(node.func)
+            if re.match(r"(np|numpy)\.random\.", call): assert name in {"default_rng", "Generator", "PCG64"}, call
+            if re.search(r"\bmanual_seed(_all)?$", call) and call.startswith("torch."): assert module_name(path) in SEEDERS, call
+            if call.startswith("torch.") and name in DRAWS or name.endswith("_") and name in DRAWS:
+                assert "generator" in {k.arg for k in node.keywords}, f"{call} draws from the global generator"
+
+
+@library
+def test_every_exported_symbol_has_a_testing_cell(path):
+    found = cells(path)
+    symbols = [n.name for c in found if c.exported for n in c.tree.body
+               if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    tests = sum(c.tests for c in found)
+    assert tests >= len(symbols), f"{tests} testing cells for {len(symbols)} symbols: {', '.join(symbols)}"
+
+
+@library
+def test_torch_modules_are_small_and_on_floors_6_to_14(path):
+    module = importlib.import_module(f"mrhd_nb.{module_name(path)}")
+    for name, kind in inspect.getmembers(module, inspect.isclass):
+        if kind.__module__ != module.__name__ or not issubclass(kind, torch.nn.Module): continue
+        assert "06" <= floor(path)[:2] <= "14", name
+        assert len(inspect.getsource(kind).splitlines()) <= CLASS_LINES, name
+
+
+@every
+def test_outputs_are_worth_keeping(path):
+    for cell in cells(path):
+        assert set(cell.metadata) <= {"tags"}, cell.metadata
+        for output in cell.outputs:
+            assert output["output_type"] != "error" and output.get("name") != "stderr", cell.source
+            assert output.get("execution_count") is None
+            for kind, value in (output.get("data") or {"text/plain": output.get("text", "")}).items():
+                value = "".join(value) if isinstance(value, list) else str(value)
+                if kind.startswith("image/") and kind != "image/svg+xml": assert len(base64.b64decode(value)) < IMAGE_BYTES, cell.source
+                else: assert not ABSOLUTE.search(value) and not PROGRESS.search(value), value[:2000]
+
+
+@experiments
+def test_experiment_is_parameterised_and_calls_the_package(path):
+    found = cells(path)
+    assert found[0].kind == "markdown" and found[0].source.startswith("# ")
+    assert sum("parameters" in c.metadata.get("tags", ()) for c in found) == 1
+    assert set(papermill.inspect_notebook(str(path))) & EXPERIMENT_PARAMETERS >= {"out"}
+    for cell in found:
+        assert not cell.outputs and not cell.exported
+        if cell.kind == "code": assert not any(isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.While)) for n in ast.walk(cell.tree)), cell.source
+
+
+def test_modules_and_notebooks_are_the_same_set():
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "_modidx"}
+    assert modules == set(FLOORS)
+
+
+def test_notebooks_export_to_the_package_and_are_clean(tmp_path):
+    "nbdev's own export and clean, run in a copy, change nothing"
+    tree, skip = tmp_path/"tree", shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_modidx.py")
+    for name in ("nbs", "mrhd_nb"): shutil.copytree(ROOT/name, tree/name, ignore=skip)
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, tree)
+    code = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"} # set by notebook tests, stops the export
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for file in [p for p in tree.rglob("*") if p.suffix in (".py", ".ipynb", ".toml") and p.name != "_modidx.py"]:
+        assert file.read_text() == (ROOT/file.relative_to(tree)).read_text(), f"make prepare changes {file.relative_to(tree)}"
+
+
+def test_readme_is_the_index_notebook():
+    body, _ = MarkdownExporter().from_filename(str(NBS/"index.ipynb"))
+    assert (ROOT/"README.md").read_text().strip() == body.replace("](../", "](").strip()
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT/"README.md").read_text()):
+        assert "://" in target or (ROOT/target).exists(), target

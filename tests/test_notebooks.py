@@ -1,0 +1,15 @@
+"Every library notebook runs from top to bottom"
+import os
+from pathlib import Path
+import pytest
+from nbdev.test import test_nb as run_notebook
+
+NBS = Path(__file__).resolve().parent.parent/"nbs"
+# Flags of cells that this machine skips, unless MRHD_TEST_FLAGS names them
+FLAGS = ("slow", "gpu")
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_runs(path, capfd):
+    passed, _ = run_notebook(path, skip_flags=FLAGS, force_flags=os.environ.get("MRHD_TEST_FLAGS", "").split(), basepath=NBS.parent)
+    assert passed, capfd.readouterr().err
