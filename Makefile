@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-PIP := PIP_ROOT_USER_ACTION=ignore $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+PIP := PIP_ROOT_USER_ACTION=ignore $(PY) -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
@@ -20,8 +20,8 @@ setup: $(READY)  ## make .venv with every version pinned (a second run does noth
 # pip writes no bytecode (--no-compile): Python does that on first import, and only for what is imported.
 # setuptools comes first so that the editable install needs no build environment of its own.
 $(READY): constraints.txt settings.ini setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-	  echo "mrhd_nb needs Python 3.10 or newer, and PYTHON=$(PYTHON) is not: name one, e.g. make setup PYTHON=python3.12" >&2; exit 1; }
+	$(if $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 10) or "")' 2>/dev/null),,\
+	  $(error mrhd_nb needs Python 3.10 or newer, and PYTHON=$(PYTHON) is not: name one, e.g. make setup PYTHON=python3.12))
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
 	@echo "Setting up $(VENV) from constraints.txt; torch is the one large download"

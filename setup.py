@@ -28,7 +28,7 @@ setup(
     name=settings["lib_name"], version=settings["version"], description=settings["description"],
     long_description=(ROOT/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     author=settings["author"], author_email=settings["author_email"], url=settings["git_url"],
-    keywords=settings["keywords"].split(), license="Apache-2.0", license_files=["LICENSE"],
+    keywords=settings["keywords"].split(), license_expression="Apache-2.0", license_files=["LICENSE"],
     classifiers=["Intended Audience :: Science/Research", "Programming Language :: Python :: 3",
                  "Topic :: Scientific/Engineering :: Artificial Intelligence"],
     python_requires=">="+settings["min_python"], install_requires=settings["requirements"].split(),

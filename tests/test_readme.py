@@ -1,0 +1,24 @@
+"The commands that the README shows work as they are shown"
+import os, re, shlex, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT/"README.md").read_text()
+BLOCKS = [[shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
+          for block in re.findall(r"```sh\n(.*?)```", README, re.S)]
+TARGETS = re.findall(r"^([a-z]+):", (ROOT/"Makefile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b[0][0] != "make"], ids=lambda b: b[0][0])
+def test_commands_run(block, tmp_path):
+    "One after another in one folder, as a reader types them; the notebooks' defaults are their smoke size"
+    (tmp_path/"nbs").symlink_to(ROOT/"nbs")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in block:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def test_make_targets_exist():
+    for target in re.findall(r"`?make ([a-z]+)", README): assert target in TARGETS, target
