@@ -31,7 +31,8 @@ class QueryAttention(nn.Module):
     )->Tensor: # (B, N, D)
         query = self.query_content(state)+self.query_position(position)
         key = self.key_content(state)+self.key_position(position)
-        read, _ = attend(*(split_heads(x, self.heads) for x in (query, key, self.value(state))), dropout=self.dropout*self.training)
+        query, key, value = (split_heads(x, self.heads) for x in (query, key, self.value(state)))
+        read, _ = attend(query, key, value, dropout=self.dropout*self.training, weights=True) # N x N is small: exact, not fused
         return self.out(merge_heads(read))
 
 # %% ../nbs/10_decoder.ipynb #5731ba63

@@ -40,7 +40,8 @@ def highlight_mask(
     count = real.sum(1, keepdim=True).clamp(min=1)
     mean = (score*real).sum(1, keepdim=True)/count
     deviation = (((score-mean)**2*real).sum(1, keepdim=True)/count).sqrt()
-    return ((score > mean+threshold*deviation) & real).to(saliency.dtype)
+    slack = 0. if over_padding else 1e-4*(1+mean.abs())                # scores that only rounding tells apart are equal
+    return ((score > mean+threshold*deviation+slack) & real).to(saliency.dtype)
 
 # %% ../nbs/09_feedback.ipynb #a2374223
 def highlight_weights(

@@ -35,7 +35,7 @@ def attend(
     if not weights: return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout), None
     score = query @ key.mT / math.sqrt(query.shape[-1])                # (B, H, Q, M)
     if mask is not None: score = score.masked_fill(~mask, -torch.inf)
-    weight = score.softmax(-1)
+    weight = (score-score.amax(-1, keepdim=True)).softmax(-1)          # centred: keeps small gradients exact
     return F.dropout(weight, dropout) @ value, weight.mean(1)
 
 # %% ../nbs/06_layers.ipynb #cee5c53c
@@ -74,9 +74,9 @@ def sine_code(
     width:int, # channels, even
 )->Tensor: # (..., width)
     "Sines (even channels) and cosines (odd) of an angle at falling frequencies, interleaved"
-    k = torch.arange(0, width, 2, device=x.device)
+    k = torch.arange(0, width, 2, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
     angle = x[...,None] * 10000.**(-k/width)                           # (..., width/2)
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(x.dtype)
 
 # %% ../nbs/06_layers.ipynb #cc247a7d
 def clip_positions(

@@ -197,7 +197,7 @@ class MomentModel(nn.Module):
     )->Prediction:
         c = self.config
         clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
-        scene = Scene(batch.clip_mask, batch.token_mask, clip_positions(batch.clip_mask, c.width))
+        scene = Scene(batch.clip_mask, batch.token_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype))
         logits, spans, saliency, inside = predict(self, clips, tokens, scene, c.feedback.direction if feedback else "none", maps)
         if negatives is None: negatives = self.training and c.negative_pairs
         return Prediction(logits, spans, saliency, batch.clip_mask, maps=inside,
