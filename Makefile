@@ -43,7 +43,7 @@ readme: $(READY)  ## render nbs/index.ipynb to README.md
 	@mv README.md.new README.md
 
 lab: $(READY)  ## open JupyterLab on the reading order
-	@$(VENV)/bin/jupyter lab nbs/index.ipynb
+	@$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
 
 wheel: $(READY)  ## build dist/*.whl
 	@$(PY) -m build --wheel --no-isolation

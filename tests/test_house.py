@@ -13,7 +13,7 @@ EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
 # What only some modules may import or call
 PLACES = {"matplotlib": {"figures"}, "seaborn": {"figures"}, "papermill": {"experiments", "cli"},
           "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
-SEEDERS = {"config", "training"}
+SEEDERS = {"config", "models", "training"} # named generators; first weights, in a fork; dropout
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "normal", "bernoulli", "rand_like", "randn_like",
          "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
 TEST_CALLS = re.compile(r"assert_\w+|raises|testing\.\w+")
@@ -126,14 +126,16 @@ def test_libraries_stay_in_their_places(path):
 
 @library
 def test_exported_code_draws_from_named_generators(path):
+    "First weights are the exception, as in torch itself: `models` seeds them"
     for cell in cells(path):
         if not cell.exported: continue
+        first_weights = {n for f in ast.walk(cell.tree) if isinstance(f, ast.FunctionDef) and f.name == "__init__" for n in ast.walk(f)}
         for node in ast.walk(cell.tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute): continue
             name, call = node.func.attr, ast.unparse(node.func)
             if re.match(r"(np|numpy)\.random\.", call): assert name in {"default_rng", "Generator", "PCG64"}, call
             if re.search(r"\bmanual_seed(_all)?$", call) and call.startswith("torch."): assert module_name(path) in SEEDERS, call
-            if call.startswith("torch.") and name in DRAWS or name.endswith("_") and name in DRAWS:
+            if name in DRAWS and (call.startswith("torch.") or name.endswith("_")) and node not in first_weights:
                 assert "generator" in {k.arg for k in node.keywords}, f"{call} draws from the global generator"
 
 
