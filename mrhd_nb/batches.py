@@ -112,7 +112,7 @@ def label(
     indices = [torch.tensor([int(i) for i in pair]) for pair in (positive, negative)]
     return Labels(spans, torch.from_numpy(saliency), *indices, torch.from_numpy(relevant), has_moments)
 
-# %% ../nbs/05_batches.ipynb #fcdcab15
+# %% ../nbs/05_batches.ipynb #0e7c9374
 @dataclass(frozen=True, eq=False)
 class Sample:
     "One query on one video"
@@ -122,7 +122,7 @@ class Sample:
     labels:Labels|None
     clip_length:float   # seconds
 
-# %% ../nbs/05_batches.ipynb #0e7c9374
+# %% ../nbs/05_batches.ipynb #f621fc38
 @dataclass(frozen=True, eq=False)
 class Targets:
     "What a batch should predict"
@@ -153,7 +153,7 @@ class Batch:
         tensors = {n: getattr(self, n).to(device) for n in ("video", "clip_mask", "tokens", "token_mask")}
         return replace(self, **tensors, targets=self.targets and self.targets.to(device))
 
-# %% ../nbs/05_batches.ipynb #4bd2fe6e
+# %% ../nbs/05_batches.ipynb #6412e267
 def _pad(rows:Sequence[Tensor])->tuple[Tensor, Tensor]:
     "Tables of different length as one (B, L, D), and its mask (B, L)"
     lengths = torch.tensor([len(x) for x in rows])
@@ -171,7 +171,7 @@ def collate(
                           torch.stack([l.negative for l in labels]), _pad([l.relevant for l in labels])[0], any(l.has_moments for l in labels))
     return Batch(video, clip_mask, tokens, token_mask, targets, tuple(s.record for s in samples), samples[0].clip_length)
 
-# %% ../nbs/05_batches.ipynb #cce75338
+# %% ../nbs/05_batches.ipynb #d47302b3
 CACHE_BYTES = 2<<30 # of assembled features kept by one data set; past it, features are read again each time
 
 class MomentDataset:
@@ -213,7 +213,7 @@ class MomentDataset:
         labels = label(record, len(video), self.data, generator or named_generator(0, "labels", i))
         return Sample(record, video, tokens, labels, self.data.clip_length)
 
-# %% ../nbs/05_batches.ipynb #d8cd0ed5
+# %% ../nbs/05_batches.ipynb #dc4ffa2b
 def iterate(
     dataset:MomentDataset,
     batch_size:int,
@@ -229,7 +229,7 @@ def iterate(
         chosen = order[first:first+batch_size]
         yield collate([dataset.sample(i, None if epoch is None else named_generator(epoch, "labels", i)) for i in chosen])
 
-# %% ../nbs/05_batches.ipynb #50d513d8
+# %% ../nbs/05_batches.ipynb #6cc1627b
 def planted_batch(
     seed:int=0,
     lengths:Sequence[int]=(12, 9, 7),      # clips of each sample
