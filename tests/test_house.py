@@ -181,6 +181,11 @@ def test_experiment_is_parameterised_and_calls_the_package(path):
         if cell.kind == "code": assert not any(isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.While)) for n in ast.walk(cell.tree)), cell.source
 
 
+def test_syntax_is_that_of_the_oldest_python():
+    oldest = tuple(map(int, re.search(r"min_python = (.*)", (ROOT/"settings.ini").read_text())[1].split(".")))
+    for module in PACKAGE.glob("*.py"): ast.parse(module.read_text(), feature_version=oldest)
+
+
 def test_modules_and_notebooks_are_the_same_set():
     modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "_modidx"}
     assert modules == set(FLOORS)
