@@ -281,24 +281,27 @@ CLIP = 2                                       # seconds of a rated clip
 def _duration(lines:Lines, i:int)->float:
     "The duration of line `i` in seconds"
     value = lines.values[i].get("duration")
-    if not (_real(type(value)) and 0 < value < 1e7): raise InputError(f"{lines.at(i)}: field 'duration': {value!r:.40} is not a positive number of seconds")
+    if not (_real(type(value)) and 0 < value < 1e6): raise InputError(f"{lines.at(i)}: field 'duration': {value!r:.40} is not a positive number of seconds")
     return value
 
 # %% ../nbs/15_metrics.ipynb #b52084c8
 def ratings(
     annotations:Lines,
 )->tuple[np.ndarray, np.ndarray]: # ratings (n, L, A), clips of each query (n,)
-    "The annotators' ratings of every clip; rated clips behind the duration are kept"
+    "The annotators' ratings of every clip; a last, shorter clip counts if it is rated"
     clips, counts = flatten(annotations, "relevant_clip_ids")
     people = next((len(r) for v in annotations.values if isinstance(s := v.get("saliency_scores"), list) for r in s[:1] if isinstance(r, list)), 1)
     rated, rows = flatten(annotations, "saliency_scores", people)
-    owner, clips = np.repeat(np.arange(len(counts)), counts), clips.astype(int)
-    for i in chain(np.flatnonzero(rows != counts), owner[clips < 0]):
-        raise InputError(f"{annotations.at(i)}: field 'saliency_scores': not one row for each clip of 'relevant_clip_ids', counted from 0")
-    length = np.array([_duration(annotations, i)//CLIP for i in range(len(counts))], int)
-    np.maximum.at(length, owner, clips+1)
+    for i in np.flatnonzero(rows != counts):
+        raise InputError(f"{annotations.at(i)}: field 'saliency_scores': {rows[i]} rows for {counts[i]} clips in 'relevant_clip_ids'")
+    owner, clip = np.repeat(np.arange(len(counts)), counts), clips.astype(int)
+    duration = np.array([_duration(annotations, i) for i in range(len(counts))])
+    for i in owner[(clip != clips) | (clips < 0) | (CLIP*clips >= duration[owner])]:
+        raise InputError(f"{annotations.at(i)}: field 'relevant_clip_ids': not the clips of {duration[i]:g} s, counted from 0")
+    length = (duration//CLIP).astype(int)
+    np.maximum.at(length, owner, clip+1)
     matrix = np.zeros((len(counts), length.max(), people))
-    matrix[owner, clips] = rated
+    matrix[owner, clip] = rated
     return matrix, length
 
 # %% ../nbs/15_metrics.ipynb #b40e8b18
