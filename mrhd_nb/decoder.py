@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from .layers import MLP, FeedForward, Pointwise, attend, inverse_sigmoid, merge_heads, reference_code, split_heads
 
-# %% ../nbs/10_decoder.ipynb #b8771274
+# %% ../nbs/10_decoder.ipynb #56868c46
 class QueryAttention(nn.Module):
     "Moment queries read each other; content and position are projected apart and added (Conditional DETR)"
     def __init__(self,
@@ -35,7 +35,7 @@ class QueryAttention(nn.Module):
         read, _ = attend(query, key, value, dropout=self.dropout*self.training, weights=True) # N x N is small: exact, not fused
         return self.out(merge_heads(read))
 
-# %% ../nbs/10_decoder.ipynb #5731ba63
+# %% ../nbs/10_decoder.ipynb #1e947b01
 class ClipAttention(nn.Module):
     "Moment queries read clips; in each head content and place stand side by side (Conditional DETR)"
     def __init__(self,
@@ -69,7 +69,7 @@ class ClipAttention(nn.Module):
             mask=clip_mask[:,None,None], dropout=self.dropout*self.training, weights=maps)
         return self.out(merge_heads(read)), weight
 
-# %% ../nbs/10_decoder.ipynb #56868c46
+# %% ../nbs/10_decoder.ipynb #4ab3ec1b
 class DecoderLayer(nn.Module):
     "Queries read each other, then the clips, then themselves"
     def __init__(self,
@@ -102,7 +102,7 @@ class DecoderLayer(nn.Module):
         state = self.norm2(state+self.drop(read))
         return self.norm3(state+self.drop(self.feed(state))), weight
 
-# %% ../nbs/10_decoder.ipynb #7852bff6
+# %% ../nbs/10_decoder.ipynb #43a33676
 class MomentDecoder(nn.Module):
     "Learned moments, refined layer by layer against the memory (DAB-DETR for time)"
     def __init__(self,
@@ -144,7 +144,7 @@ class MomentDecoder(nn.Module):
             if i+1 < len(self.layers): reference = (self.box(state)+inverse_sigmoid(inside)).sigmoid()
         return torch.stack(states), torch.stack(references), torch.stack(weights) if maps else None
 
-# %% ../nbs/10_decoder.ipynb #7b6e8d7d
+# %% ../nbs/10_decoder.ipynb #ac3b00eb
 class MomentHead(nn.Module):
     "Class and span of every moment query"
     def __init__(self, *, width:int):
@@ -157,7 +157,7 @@ class MomentHead(nn.Module):
     )->tuple[Tensor, Tensor]: # logits (K, B, N, 2) with foreground first, spans (K, B, N, 2) as (centre, width)
         return self.label(states), (self.span(states)+inverse_sigmoid(references)).sigmoid()
 
-# %% ../nbs/10_decoder.ipynb #1e947b01
+# %% ../nbs/10_decoder.ipynb #5ca937e3
 class LinearConvHead(nn.Module):
     "A linear-convolution-linear branch beside a plain sum of channels (TaskWeave, highlight decoder)"
     def __init__(self,
@@ -177,7 +177,7 @@ class LinearConvHead(nn.Module):
         summed = features if self.unfed_sum else fed
         return self.out(self.conv(self.linear(fed)))[...,0] + summed.sum(-1)/summed.shape[-1]**.5
 
-# %% ../nbs/10_decoder.ipynb #6fb4add5
+# %% ../nbs/10_decoder.ipynb #6e289472
 class SumHead(nn.Module):
     "A linear layer and the sum of its channels (TR-DETR)"
     def __init__(self, *, width:int):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/09_feedback.ipynb #7bc28fc5
+# %% ../nbs/09_feedback.ipynb #d10f4d3c
 def moment_mask(
     spans_cw:Tensor,  # (B, N, 2) of the final decoder layer
     clip_mask:Tensor, # (B, L)
@@ -27,7 +27,7 @@ def moment_mask(
     count = covered.sum(1).to(spans_cw.dtype).unflatten(1, (clips, 2)).mean(-1)
     return F.normalize(count, dim=1)
 
-# %% ../nbs/09_feedback.ipynb #34d1603d
+# %% ../nbs/09_feedback.ipynb #ea4500a6
 def highlight_mask(
     saliency:Tensor,  # (B, L)
     clip_mask:Tensor, # (B, L)
@@ -43,7 +43,7 @@ def highlight_mask(
     slack = 0. if over_padding else 1e-4*(1+mean.abs())                # scores that only rounding tells apart are equal
     return ((score > mean+threshold*deviation+slack) & real).to(saliency.dtype)
 
-# %% ../nbs/09_feedback.ipynb #a2374223
+# %% ../nbs/09_feedback.ipynb #b86ea729
 def highlight_weights(
     saliency:Tensor,  # (B, L)
     clip_mask:Tensor, # (B, L)
@@ -53,7 +53,7 @@ def highlight_weights(
     "Share of each clip in the sample's highlights (TR-DETR, HD2MR)"
     return (saliency if over_padding else saliency.masked_fill(~clip_mask, -torch.inf)).softmax(1)
 
-# %% ../nbs/09_feedback.ipynb #d10f4d3c
+# %% ../nbs/09_feedback.ipynb #8b7cf606
 def best_spans(
     logits:Tensor,   # (B, N, 2), foreground first
     spans_cw:Tensor, # (B, N, 2)
@@ -62,7 +62,7 @@ def best_spans(
     best = logits.softmax(-1)[...,0].argmax(1)                         # (B,)
     return spans_cw.detach()[torch.arange(len(best), device=best.device), best]
 
-# %% ../nbs/09_feedback.ipynb #36b6af26
+# %% ../nbs/09_feedback.ipynb #daca65d4
 def moment_rows(
     span_cw:Tensor,   # (B, 2)
     clip_mask:Tensor, # (B, L)
@@ -79,7 +79,7 @@ def moment_rows(
     first, stop = (torch.where(i < 0, i+size, i).clamp(0, size) for i in (first, last+1)) # as x[first:stop] counts
     return first, (stop-first).clamp(min=0)
 
-# %% ../nbs/09_feedback.ipynb #1e4a8717
+# %% ../nbs/09_feedback.ipynb #a64ade90
 class MomentReader(nn.Module):
     "How much each clip resembles the retrieved moment, read by a GRU (TR-DETR, MR2HD)"
     def __init__(self,

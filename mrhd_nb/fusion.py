@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from .layers import FeedForward, PackedAttention, Pointwise
 
-# %% ../nbs/07_fusion.ipynb #3fd524cc
+# %% ../nbs/07_fusion.ipynb #0504f26f
 class ProjectionStage(nn.Module):
     "LayerNorm, dropout, linear"
     def __init__(self,
@@ -26,7 +26,7 @@ class ProjectionStage(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return self.linear(self.drop(self.norm(x)))
 
-# %% ../nbs/07_fusion.ipynb #0504f26f
+# %% ../nbs/07_fusion.ipynb #7491b260
 class InputProjection(nn.Module):
     "Features of any width to D in two stages, ReLU after the first only"
     def __init__(self,
@@ -41,7 +41,7 @@ class InputProjection(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B, L, enter) -> (B, L, D)
         return self.stages[1](self.stages[0](x).relu())
 
-# %% ../nbs/07_fusion.ipynb #7491b260
+# %% ../nbs/07_fusion.ipynb #4f6319d3
 @dataclass(frozen=True)
 class Taps:
     "What the alignment losses read: both modalities before any word has met a clip (TR-DETR, multi-modal alignment)"
@@ -52,7 +52,7 @@ class Taps:
     clip_mask:Tensor  # (B, L)
     token_mask:Tensor # (B, T)
 
-# %% ../nbs/07_fusion.ipynb #65102eb1
+# %% ../nbs/07_fusion.ipynb #4c91c298
 def mean_rows(
     x:Tensor,    # (B, L, D)
     mask:Tensor, # (B, L)
@@ -63,7 +63,7 @@ def mean_rows(
     if over_padding: return x.mean(1)
     return (x*mask[...,None]).sum(1)/mask.sum(1, keepdim=True).clamp(min=1)
 
-# %% ../nbs/07_fusion.ipynb #aed07684
+# %% ../nbs/07_fusion.ipynb #3e95564f
 def tap(
     clips:Tensor,      # (B, L, D)
     tokens:Tensor,     # (B, T, D)
@@ -76,7 +76,7 @@ def tap(
     pools = (mean_rows(x, m, over_padding=over_padding) for x, m in ((clips, clip_mask), (tokens, token_mask)))
     return Taps(clips, tokens, *pools, clip_mask, token_mask)
 
-# %% ../nbs/07_fusion.ipynb #1be33c71
+# %% ../nbs/07_fusion.ipynb #d53cb4fb
 class ContextQueryAttention(nn.Module):
     "Each clip reads the query, and the clips that its words point to (TR-DETR, visual feature refinement)"
     def __init__(self,
@@ -107,7 +107,7 @@ class ContextQueryAttention(nn.Module):
         q2v = over_tokens@(over_clips.mT@clips)                                        # (B, L, D)
         return self.merge(torch.cat([clips, v2q, clips*v2q, clips*q2v], -1))
 
-# %% ../nbs/07_fusion.ipynb #4c91c298
+# %% ../nbs/07_fusion.ipynb #5a135f7f
 class VisualRefinement(nn.Module):
     "Clips refined by the query, word by word and as a whole (TR-DETR, visual feature refinement)"
     def __init__(self,
@@ -132,7 +132,7 @@ class VisualRefinement(nn.Module):
         pooled = (weight*tokens).sum(1, keepdim=True)                                               # (B, 1, D)
         return self.join(torch.cat([read, pooled.expand_as(read)], -1)).relu()
 
-# %% ../nbs/07_fusion.ipynb #3e95564f
+# %% ../nbs/07_fusion.ipynb #e64c61f2
 def tiled_mask(
     clip_mask:Tensor,  # (B, L)
     token_mask:Tensor, # (B, T)
@@ -142,7 +142,7 @@ def tiled_mask(
     both = ~clip_mask[:,:,None] & ~token_mask[:,None]                  # (B, L, T) clip and token are padding
     return token_mask[:,None,None] & ~both.repeat(heads, 1, 1).unflatten(0, (-1, heads))
 
-# %% ../nbs/07_fusion.ipynb #2f005a18
+# %% ../nbs/07_fusion.ipynb #a5a23678
 class FusionLayer(nn.Module):
     "Clips read the words; the skip path carries what the LayerNorm in front of the feed-forward part does not touch"
     def __init__(self,
@@ -170,7 +170,7 @@ class FusionLayer(nn.Module):
         clips = clips+self.drop(read)
         return self.norm2(clips+self.drop(self.feed(self.norm1(clips)))), weight
 
-# %% ../nbs/07_fusion.ipynb #51cfc9c2
+# %% ../nbs/07_fusion.ipynb #19e1324b
 class TextToVideo(nn.Module):
     "A stack of fusion layers; the words themselves never change (QD-DETR's cross-attention encoder, in both systems)"
     def __init__(self,

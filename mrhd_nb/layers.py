@@ -21,7 +21,7 @@ def merge_heads(x:Tensor)->Tensor:
     "(B, H, L, D/H) -> (B, L, D)"
     return x.transpose(1, 2).flatten(2)
 
-# %% ../nbs/06_layers.ipynb #63bb1879
+# %% ../nbs/06_layers.ipynb #cee5c53c
 def attend(
     query:Tensor, # (B, H, Q, d)
     key:Tensor,   # (B, H, M, d)
@@ -38,7 +38,7 @@ def attend(
     weight = (score-score.amax(-1, keepdim=True)).softmax(-1)          # centred: keeps small gradients exact
     return F.dropout(weight, dropout) @ value, weight.mean(1)
 
-# %% ../nbs/06_layers.ipynb #cee5c53c
+# %% ../nbs/06_layers.ipynb #a3bee276
 class PackedAttention(nn.Module):
     "Multi-head attention whose three input projections are one matrix (the usual kind)"
     def __init__(self,
@@ -68,7 +68,7 @@ class PackedAttention(nn.Module):
         read, weight = attend(q, k, v, mask=mask, dropout=self.dropout*self.training, weights=weights)
         return self.out(merge_heads(read)), weight
 
-# %% ../nbs/06_layers.ipynb #dfaceb4a
+# %% ../nbs/06_layers.ipynb #2593d04a
 def sine_code(
     x:Tensor,  # angles, any shape
     width:int, # channels, even
@@ -78,7 +78,7 @@ def sine_code(
     angle = x[...,None] * 10000.**(-k/width)                           # (..., width/2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(x.dtype)
 
-# %% ../nbs/06_layers.ipynb #cc247a7d
+# %% ../nbs/06_layers.ipynb #e99772e4
 def clip_positions(
     clip_mask:Tensor, # (B, L)
     width:int,        # D
@@ -87,7 +87,7 @@ def clip_positions(
     place = clip_mask.cumsum(1, dtype=torch.float32)                   # 1, 2, …, then constant over padding
     return sine_code(2*math.pi*place/(place[:,-1:]+1e-6), width)
 
-# %% ../nbs/06_layers.ipynb #a3bee276
+# %% ../nbs/06_layers.ipynb #0ef3cc92
 def reference_code(
     reference_cw:Tensor, # (..., 2) in (0, 1)
     width:int,           # D, a multiple of 4
@@ -95,7 +95,7 @@ def reference_code(
     "Sine code of a moment: half the channels for its centre, half for its width (DAB-DETR)"
     return sine_code(2*math.pi*reference_cw, width//2).flatten(-2)
 
-# %% ../nbs/06_layers.ipynb #4121e124
+# %% ../nbs/06_layers.ipynb #05f3db4e
 def inverse_sigmoid(
     x:Tensor, # clamped to [0, 1]
     eps:float=1e-3, # keeps both ends finite
@@ -104,7 +104,7 @@ def inverse_sigmoid(
     x = x.clamp(0, 1)
     return (x.clamp(min=eps)/(1-x).clamp(min=eps)).log()
 
-# %% ../nbs/06_layers.ipynb #c2176e15
+# %% ../nbs/06_layers.ipynb #9ad15f53
 class MLP(nn.Module):
     "Linear layers with ReLU between them, none at the end"
     def __init__(self,
@@ -118,7 +118,7 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]: x = layer(x).relu()
         return self.layers[-1](x)
 
-# %% ../nbs/06_layers.ipynb #f1f0d737
+# %% ../nbs/06_layers.ipynb #bdb1a8f1
 class FeedForward(nn.Module):
     "Two linear layers around a PReLU with one learned slope"
     def __init__(self,
@@ -134,7 +134,7 @@ class FeedForward(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (..., D) -> (..., D)
         return self.leave(self.drop(self.slope(self.enter(x))))
 
-# %% ../nbs/06_layers.ipynb #2593d04a
+# %% ../nbs/06_layers.ipynb #22e3b75e
 class Pointwise(nn.Conv1d):
     "A convolution over one clip, for tensors with channels last; its weight is (out, in, 1)"
     def __init__(self, *, enter:int, leave:int): super().__init__(enter, leave, 1)
@@ -142,7 +142,7 @@ class Pointwise(nn.Conv1d):
     def forward(self, x:Tensor)->Tensor: # (..., in) -> (..., out)
         return F.linear(x, self.weight[...,0], self.bias)
 
-# %% ../nbs/06_layers.ipynb #677d9517
+# %% ../nbs/06_layers.ipynb #23f625ee
 class EncoderLayer(nn.Module):
     "Post-norm self-attention over clips; positions are added to queries and keys only"
     def __init__(self,
@@ -168,7 +168,7 @@ class EncoderLayer(nn.Module):
         x = self.norm1(x+self.drop(read))
         return self.norm2(x+self.drop(self.feed(x)))
 
-# %% ../nbs/06_layers.ipynb #e99772e4
+# %% ../nbs/06_layers.ipynb #4f5dd31f
 class Encoder(nn.Module):
     "A stack of self-attention layers"
     def __init__(self,
@@ -186,7 +186,7 @@ class Encoder(nn.Module):
         for layer in self.layers: x = layer(x, positions, clip_mask)
         return x
 
-# %% ../nbs/06_layers.ipynb #5ff93ba1
+# %% ../nbs/06_layers.ipynb #4615bb6b
 def max_pool(
     x:Tensor, # (B, L, D)
     clip_mask:Tensor|None=None, # (B, L); None reads padding like clips (quirk `pool_over_padding`)
