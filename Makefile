@@ -30,6 +30,12 @@ $(READY): constraints.txt settings.ini setup.py
 	@$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
+demo: $(READY)  ## train, score and draw both systems on the embedded benchmark; finished steps are not repeated
+	@$(VENV)/bin/mrhd demo --out runs/demo
+
+figures: $(READY)  ## make demo, then put its figures into figures/, each beside its data
+	@$(VENV)/bin/mrhd demo --out runs/demo --figures figures
+
 test: $(READY)  ## run every test, the notebooks included
 	@OMP_NUM_THREADS=1 $(PY) -m pytest tests
 
