@@ -18,8 +18,8 @@ from .feedback import MomentReader, best_spans, highlight_mask, highlight_weight
 from .fusion import InputProjection, Taps, TextToVideo, VisualRefinement, tap
 from .layers import clip_positions
 
-# %% ../nbs/11_models.ipynb #9131fb42
-@dataclass(frozen=True)
+# %% ../nbs/11_models.ipynb #a3c673e0
+@dataclass(frozen=True, eq=False)
 class Maps:
     "What there is to see inside, given only when asked for"
     text_to_video:Tensor         # (fusion layers, B, L, T) attention of clips to words, mean over heads
@@ -32,8 +32,8 @@ class Maps:
     task_mr:Tensor|None          # (B, L, D) MR's own expert
     task_hd:Tensor|None          # (B, L, D) HD's own expert
 
-# %% ../nbs/11_models.ipynb #a3c673e0
-@dataclass(frozen=True)
+# %% ../nbs/11_models.ipynb #208f4ed0
+@dataclass(frozen=True, eq=False)
 class Prediction:
     "What a model says about a batch"
     logits:Tensor                # (K, B, N, 2) of every decoder layer, the last is final; class 0 is foreground
@@ -50,7 +50,7 @@ class Prediction:
     @property
     def final_spans(self)->Tensor: return self.spans[-1]   # (B, N, 2)
 
-# %% ../nbs/11_models.ipynb #208f4ed0
+# %% ../nbs/11_models.ipynb #5a6db8be
 def make_parts(config:ModelConfig)->dict[str, nn.Module|None]: # attribute name -> part
     "The parts of a model by name, in the order in which data meets them"
     c, q = config, config.quirks
@@ -71,7 +71,7 @@ def make_parts(config:ModelConfig)->dict[str, nn.Module|None]: # attribute name 
         reader=MomentReader(width=c.width, **reader) if reads else None,
         highlight_head=(LinearConvHead if head else SumHead)(width=c.width, **head))
 
-# %% ../nbs/11_models.ipynb #dd2f582c
+# %% ../nbs/11_models.ipynb #0d42acd8
 def initialise(model:nn.Module, everywhere:bool)->None:
     "Xavier for every matrix of fusion, encoder and decoder; `everywhere` is the quirk `xavier_everywhere`"
     queries, box = model.decoder.queries, model.decoder.box.layers[-1]
@@ -84,8 +84,8 @@ def initialise(model:nn.Module, everywhere:bool)->None:
     for m in model.modules():
         if isinstance(m, ChannelNorm): m.reset_parameters()
 
-# %% ../nbs/11_models.ipynb #5a6db8be
-@dataclass(frozen=True)
+# %% ../nbs/11_models.ipynb #b6e74ac5
+@dataclass(frozen=True, eq=False)
 class Scene:
     "What every pass over a batch shares"
     clip_mask:Tensor  # (B, L)
@@ -96,14 +96,14 @@ class Scene:
         "The same videos beside the next sample's query"
         return replace(self, token_mask=self.token_mask.roll(-1, 0))
 
-# %% ../nbs/11_models.ipynb #21f8989e
+# %% ../nbs/11_models.ipynb #11474316
 def mark_highlights(model:nn.Module, saliency:Tensor, clip_mask:Tensor)->Tensor: # (B, L), (B, L) -> (B, L)
     "How HD marks clips for MR: 0 or 1 (binary), or shares of one (soft)"
     q, feedback = model.config.quirks, model.config.feedback
     if feedback.kind == "soft": return highlight_weights(saliency, clip_mask, over_padding=q.softmax_over_padding)
     return highlight_mask(saliency, clip_mask, threshold=feedback.threshold, over_padding=q.threshold_over_padding)
 
-# %% ../nbs/11_models.ipynb #3faace0f
+# %% ../nbs/11_models.ipynb #6eabcc2e
 def mark_moments(
     model:nn.Module,
     logits:Tensor,    # (B, N, 2)
@@ -115,7 +115,7 @@ def mark_moments(
     if model.reader is not None: return model.reader(clips, best_spans(logits, spans_cw), clip_mask)
     return moment_mask(spans_cw, clip_mask, fixed_grid=model.config.quirks.fixed_moment_grid)
 
-# %% ../nbs/11_models.ipynb #0d42acd8
+# %% ../nbs/11_models.ipynb #debb3d1a
 def emphasise(
     model:nn.Module,
     fused:Tensor, # X (B, L, D)
@@ -128,7 +128,7 @@ def emphasise(
     if model.config.feedback.kind == "binary": return replace(mr, features=mr.features*(1+marks[...,None])), hd
     return model.encoder(mr.features+marks[...,None]*fused, scene.positions, scene.clip_mask)
 
-# %% ../nbs/11_models.ipynb #05133420
+# %% ../nbs/11_models.ipynb #cbe00411
 def predict(
     model:nn.Module,
     clips:Tensor,  # projected (B, L, D)
@@ -156,7 +156,7 @@ def predict(
     inside = Maps(words, looks, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task) if maps else None
     return logits, spans, saliency, inside
 
-# %% ../nbs/11_models.ipynb #b6e74ac5
+# %% ../nbs/11_models.ipynb #addcdce9
 class MomentModel(nn.Module):
     "A moment retrieval and highlight detection model, put together from the parts that its configuration names"
     def __init__(self,
@@ -204,11 +204,11 @@ class MomentModel(nn.Module):
             negative_saliency=self.score_negatives(clips, tokens, scene) if negatives else None,
             taps=tap(clips, tokens, batch.clip_mask, batch.token_mask, over_padding=c.quirks.pooling_over_padding) if c.alignment else None)
 
-# %% ../nbs/11_models.ipynb #f0fd5dbe
+# %% ../nbs/11_models.ipynb #d0a1fbc7
 UNUSED_KEYS = tuple(f"txt_position_embed.{k}" for k in ("position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"))
 WEIGHTING_KEYS = ("hd_log_var", "mr_log_var")
 
-# %% ../nbs/11_models.ipynb #11474316
+# %% ../nbs/11_models.ipynb #e2d33452
 _LAYER = { # inside a layer: own fragment -> released fragment
     "attention.in_": "self_attn.in_proj_", "attention.out": "self_attn.out_proj", "queries.out": "self_attn.out_proj",
     "clips.out": "cross_attn.out_proj", "feed.enter": "linear1", "feed.leave": "linear2", "feed.slope": "activation",
@@ -234,7 +234,7 @@ def _part_names(config:ModelConfig)->dict[str, str]: # start of an own name -> s
         "highlight_head.linear": "saliency_proj_linear" if config.highlight_head == "linear_conv" else "saliency_proj1",
         "highlight_head.conv": "saliency_proj_local", "highlight_head.out": "output_saliency"}
 
-# %% ../nbs/11_models.ipynb #366dbb5e
+# %% ../nbs/11_models.ipynb #149ef07f
 def released_names(config:ModelConfig|RunConfig)->dict[str, str]: # own parameter name -> key of a released checkpoint
     "The released name of every parameter; shapes are the same"
     with torch.device("meta"): model = MomentModel(config)
