@@ -214,19 +214,33 @@ class MomentDataset:
         return Sample(record, video, tokens, labels, self.data.clip_length)
 
 # %% ../nbs/05_batches.ipynb #dc4ffa2b
+def _order(
+    lengths:Sequence[float], # of the videos, in any unit
+    batch_size:int,
+    bucket:int,
+    generator:torch.Generator,
+)->list[list[int]]: # indices of each batch
+    "Shuffled batches; videos of like length share one where `bucket` is above 1"
+    order, size = torch.randperm(len(lengths), generator=generator).tolist(), batch_size*bucket
+    if bucket == 1: return [order[i:i+batch_size] for i in range(0, len(order), batch_size)]
+    parts = [sorted(order[i:i+size], key=lengths.__getitem__) for i in range(0, len(order), size)]
+    batches = [part[i:i+batch_size] for part in parts for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
 def iterate(
     dataset:MomentDataset,
     batch_size:int,
     *,
     generator:torch.Generator|None=None, # of the epoch; None: the same labels every time
     shuffle:bool=False,                  # needs a generator
+    bucket:int=1,                        # when shuffling, sort videos by duration within this many batches: less padding
 )->Iterator[Batch]:
     "The batches of one epoch"
     if shuffle and generator is None: raise ValueError("shuffling needs a generator")
     epoch = None if generator is None else int(torch.randint(1<<62, (), generator=generator))
-    order = torch.randperm(len(dataset), generator=generator).tolist() if shuffle else range(len(dataset))
-    for first in range(0, len(order), batch_size):
-        chosen = order[first:first+batch_size]
+    if shuffle: batches = _order([r.duration for r in dataset.records], batch_size, bucket, generator)
+    else: batches = [range(i, min(i+batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
+    for chosen in batches:
         yield collate([dataset.sample(i, None if epoch is None else named_generator(epoch, "labels", i)) for i in chosen])
 
 # %% ../nbs/05_batches.ipynb #6cc1627b

@@ -195,6 +195,7 @@ class TrainingConfig:
     "How a model is trained, scored and kept"
     epochs:int = 200
     batch_size:int = 32
+    bucket:int = 1               # batches of like length: videos are sorted within this many batches; 1 leaves the order to chance
     eval_batch_size:int = 100
     lr:float = 1e-4
     weight_decay:float = 1e-4
@@ -211,7 +212,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         _one_of(self, schedule=("constant", "cosine", "step"), ema_every=("epoch", "step"))
-        _at_least(self, epochs=1, batch_size=1, eval_batch_size=1, lr=0, weight_decay=0, clip_norm=0, lr_drop=1,
+        _at_least(self, epochs=1, batch_size=1, bucket=1, eval_batch_size=1, lr=0, weight_decay=0, clip_norm=0, lr_drop=1,
                   warmup=0, ema_decay=0, eval_every=1)
         if self.ema_decay >= 1 or self.warmup > 1: raise InputError("field 'ema_decay' must be below 1, 'warmup' at most 1")
 
