@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'notebook_folder', 'find_notebook', 'describe_notebook', 'check_parameters', 'experiment_config',
-           'run_folder', 'data_table', 'results_table', 'check_run', 'NotebookError', 'step_record', 'is_finished',
-           'write_html', 'run_notebook', 'Job', 'available_threads', 'run_job', 'run_jobs']
+           'run_folder', 'data_table', 'results_table', 'check_run', 'find_checkpoint', 'load_run', 'score_run',
+           'NotebookError', 'step_record', 'is_finished', 'write_html', 'run_notebook', 'Job', 'available_threads',
+           'run_job', 'run_jobs']
 
 # %% ../nbs/21_experiments.ipynb #52ee913f
 import hashlib, importlib.resources, json, os, subprocess, sys, time
@@ -14,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 import pandas as pd
+from .checkpoints import load_model
 from .config import InputError, RunConfig, override, parse_overrides, read_config, read_json, run_config, to_dict, write_atomic, write_json
+from .models import MomentModel
+from .training import open_split, score, shuffle_queries, train
 
 # %% ../nbs/21_experiments.ipynb #10180297
 def notebook_folder(
@@ -124,6 +128,46 @@ def check_run(
     return pd.Series({n: round((folder/n).stat().st_size/1024, 1) for n in RUN_FILES}, name="kB")
 
 # %% ../nbs/21_experiments.ipynb #cf4db453
+def find_checkpoint(
+    run:str|Path,     # run folder or checkpoint; empty for the run of the configuration
+    config:RunConfig|None=None, # trained if `run` is empty
+    *,
+    device:str="cpu",
+)->Path: # of the weights
+    "The weights that `run` names, or those of a run that is trained now"
+    if not run:
+        train(config, run := run_folder(config), device=device, progress=False)
+    path = Path(run)/"last.safetensors" if Path(run).is_dir() else Path(run)
+    if not path.is_file(): raise InputError(f"{path}: no such checkpoint")
+    return path
+
+def load_run(
+    checkpoint:Path,
+    *,
+    device:str="cpu",
+)->tuple[MomentModel, RunConfig, bool]: # the model, its configuration, whether its feedback had started
+    "A trained model, to be used as it was scored"
+    model, config = load_model(checkpoint)
+    results = read_json(checkpoint.with_name("metrics.json")) if checkpoint.with_name("metrics.json").is_file() else {}
+    epochs = config.training.epochs
+    epoch = results.get(checkpoint.stem, {}).get("epoch", epochs)
+    return model.to(device), config, config.model.feedback.active(epoch, epochs)
+
+# %% ../nbs/21_experiments.ipynb #83aeac14
+def score_run(
+    checkpoint:Path,
+    split:str="val",     # train or val
+    *,
+    shuffled:bool=False, # queries of other videos
+    device:str="cpu",
+)->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
+    "Predict and evaluate a split of a run's own data"
+    model, config, feedback = load_run(checkpoint, device=device)
+    dataset = open_split(config.data, split)
+    if shuffled: dataset = shuffle_queries(dataset, config.seed)
+    return score(model, dataset, config, device, feedback=feedback)
+
+# %% ../nbs/21_experiments.ipynb #24085706
 class NotebookError(RuntimeError):
     "A notebook that stopped, said in one line"
 
@@ -146,7 +190,7 @@ def is_finished(
     record = read_json(done).get("notebooks", {}).get(stem, {})
     return record | step_record(name, parameters) == record
 
-# %% ../nbs/21_experiments.ipynb #9f27825c
+# %% ../nbs/21_experiments.ipynb #e47493ac
 def write_html(
     notebook:Path, # executed
     html:Path,     # where the page shall appear
@@ -156,7 +200,7 @@ def write_html(
     body, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
     with write_atomic(html) as t: t.write_text(body, encoding="utf-8")
 
-# %% ../nbs/21_experiments.ipynb #24085706
+# %% ../nbs/21_experiments.ipynb #614ce382
 def run_notebook(
     name:str|Path,                  # name of an experiment notebook, or a path
     out:str|Path,                   # folder for the executed notebook, its HTML and what it writes
@@ -193,7 +237,7 @@ def _failure(error:Any, source:Path, partial:Path)->Exception:
     if error.ename == "KeyboardInterrupt": return KeyboardInterrupt()
     return NotebookError(f"{source.name} stopped in cell {error.exec_count}: {error.ename}: {said} (see {partial})")
 
-# %% ../nbs/21_experiments.ipynb #469ed27e
+# %% ../nbs/21_experiments.ipynb #16d7ca27
 @dataclass(frozen=True)
 class Job:
     "One notebook to run in a process of its own"
@@ -211,7 +255,7 @@ def available_threads()->int:
     "Processor threads that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/21_experiments.ipynb #43f62483
+# %% ../nbs/21_experiments.ipynb #0786ebf7
 _RUN = "import json, sys; from mrhd_nb.experiments import run_notebook; run_notebook(*json.loads(sys.argv[1]))"
 
 def run_job(
@@ -230,7 +274,7 @@ def run_job(
     lines = job.log.read_text(errors="replace").strip().splitlines()
     return "" if status == 0 else (lines[-1] if lines else f"exit status {status}")
 
-# %% ../nbs/21_experiments.ipynb #65d98dea
+# %% ../nbs/21_experiments.ipynb #079fbf50
 def run_jobs(
     jobs:list[Job],
     *,
