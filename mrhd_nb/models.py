@@ -143,7 +143,7 @@ def predict(
     again = to_mr and feedback.kind == "binary" and feedback.site == "input"
     fused, words = model.fuse(clips, tokens, scene, maps)
     mr, hd = model.encoder(fused, *place, mr=not again)                # a first pass needs no moments
-    saliency = before = model.highlight_head(hd.features)
+    before = model.highlight_head(hd.features) if to_mr or maps or not to_hd else None
     marks, gain = mark_highlights(model, before, scene.clip_mask) if to_mr else None, None
     if again:
         fused, words = model.fuse(clips*(1+marks[...,None]), tokens, scene, maps)
@@ -152,7 +152,8 @@ def predict(
     states, references, looks = model.decoder(mr.features, *place, maps=maps)
     logits, spans = model.moment_head(states, references)
     if to_hd: gain = mark_moments(model, logits[-1], spans[-1], clips, scene.clip_mask)
-    if to_hd or to_mr and feedback.kind == "soft": saliency = model.highlight_head(hd.features, gain)
+    renewed = to_hd or to_mr and feedback.kind == "soft"               # features or gain are not those of `before`
+    saliency = model.highlight_head(hd.features, gain) if renewed else before
     inside = Maps(words, looks, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task) if maps else None
     return logits, spans, saliency, inside
 
