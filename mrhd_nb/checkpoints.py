@@ -141,7 +141,7 @@ def infer_config(
              for field, name in zip(("fusion_layers", "encoder_layers", "decoder_layers"), names)}
     return replace(config, heads=heads, **depth, **{f: state[key].shape[d] for f, (key, d) in _SIZES.items()})
 
-# %% ../nbs/16_checkpoints.ipynb #14d4ec9a
+# %% ../nbs/16_checkpoints.ipynb #eb9a5d60
 def fill_released(
     model:MomentModel,
     state:Mapping[str, Tensor], # released key -> tensor
@@ -153,7 +153,7 @@ def fill_released(
     _fill(model, {own.get(k, k): v for k, v in state.items() if k not in ignored}, where, {n: k for k, n in own.items()})
     return model
 
-# %% ../nbs/16_checkpoints.ipynb #eb9a5d60
+# %% ../nbs/16_checkpoints.ipynb #62b6cb35
 def load_released(
     source:str|Path|Mapping[str, Any], # .ckpt or .pt file, its content, or a state dict
     *,
@@ -177,7 +177,7 @@ def load_released_weighting(
     weighting.load_state_dict({k: state[k].reshape(1) for k in WEIGHTING_KEYS})
     return weighting
 
-# %% ../nbs/16_checkpoints.ipynb #62b6cb35
+# %% ../nbs/16_checkpoints.ipynb #61834f5b
 def export_released(
     model:MomentModel,
     weighting:nn.Module|None=None, # a `JointWeighting`, for TaskWeave
@@ -189,7 +189,7 @@ def export_released(
     learned = weighting.state_dict() if isinstance(weighting, JointWeighting) else JointWeighting().state_dict()
     return state | ({k: learned[k].clone() for k in WEIGHTING_KEYS} if config.decoupled else {})
 
-# %% ../nbs/16_checkpoints.ipynb #2d16f780
+# %% ../nbs/16_checkpoints.ipynb #5d946e1c
 @torch.no_grad()
 def reorder_streams(
     model:MomentModel,    # changed in place
@@ -205,7 +205,7 @@ def reorder_streams(
     for p in (first.norm.weight, first.norm.bias, first.linear.weight): p.copy_(p[...,index.to(p.device)])
     return model
 
-# %% ../nbs/16_checkpoints.ipynb #2020cca5
+# %% ../nbs/16_checkpoints.ipynb #41ebf525
 @dataclass(frozen=True, eq=False)
 class Golden:
     "The numbers of one golden file"
@@ -241,15 +241,15 @@ class Golden:
         "Is the feedback on?"
         return self.meta["epoch_i"] is None or self.meta["epoch_i"] >= 100
 
-# %% ../nbs/16_checkpoints.ipynb #148d5d71
+# %% ../nbs/16_checkpoints.ipynb #6396d244
 def read_golden(path:str|Path)->Golden:
     "Read a golden file whole"
     try:
         with np.load(path, allow_pickle=False) as z: numbers = {k: z[k] for k in z.files}
         return Golden(json.loads(str(numbers["meta"])), numbers)
-    except Exception as e: raise InputError(f"is not a golden file ({_brief(e)})") from None # a broken zip fails in many ways
+    except Exception as e: raise InputError(f"{path}: is not a golden file ({_brief(e)})") from None # a broken zip fails in many ways
 
-# %% ../nbs/16_checkpoints.ipynb #41ebf525
+# %% ../nbs/16_checkpoints.ipynb #c1f08319
 def golden_batch(golden:Golden)->Batch:
     "The file's inputs and targets; targets are None where it has none"
     given, wanted = golden.tensors("in/"), golden.tensors("tgt/")
@@ -261,7 +261,7 @@ def golden_batch(golden:Golden)->Batch:
                           has_moments=bool(spans))
     return Batch(given["src_vid"], mask, given["src_txt"], given["src_txt_mask"] > 0, targets, (), 1.)
 
-# %% ../nbs/16_checkpoints.ipynb #775282d3
+# %% ../nbs/16_checkpoints.ipynb #d384e37c
 def name_outputs(prediction:Prediction)->dict[str, Tensor]:
     "A prediction under golden keys"
     p, t = prediction, prediction.taps
@@ -271,6 +271,7 @@ def name_outputs(prediction:Prediction)->dict[str, Tensor]:
     if t: named |= {"src_vid_ed": t.clips, "src_txt_ed": t.tokens, "src_vid_cls_ed": t.clip_pool, "src_txt_cls_ed": t.token_pool}
     return {f"out/{k}": v.detach() for k, v in named.items()}
 
+# %% ../nbs/16_checkpoints.ipynb #cfb5100f
 def name_losses(terms:LossTerms, total:Tensor)->dict[str, Tensor]:
     "Loss terms under golden keys"
     named = {"loss_saliency": terms.saliency, "loss_saliency_part_neg_pair": terms.negative, "loss_saliency_part_margin": terms.margin,
@@ -279,6 +280,7 @@ def name_losses(terms:LossTerms, total:Tensor)->dict[str, Tensor]:
     for name, (*others, final) in layers.items(): named |= {name: final} | {f"{name}_{k}": v for k, v in enumerate(others)}
     return {f"loss/{k}": v.detach() for k, v in named.items() if v is not None}
 
+# %% ../nbs/16_checkpoints.ipynb #dcfbfe5c
 def name_matches(prediction:Prediction, targets:Targets, losses:LossConfig)->dict[str, Tensor]:
     "The assignments of every decoder layer under golden keys"
     last = len(prediction.logits)-1
@@ -286,7 +288,7 @@ def name_matches(prediction:Prediction, targets:Targets, losses:LossConfig)->dic
     return {f"match/{layer}/{b}/{side}": index for layer, pairs in found.items() for b, pair in enumerate(pairs)
             for side, index in zip(("pred", "gt"), pair)}
 
-# %% ../nbs/16_checkpoints.ipynb #294a630c
+# %% ../nbs/16_checkpoints.ipynb #9e963b24
 @dataclass(frozen=True, eq=False)
 class Replica:
     "A golden file's model, ready to be run and trained"
@@ -316,7 +318,7 @@ class Replica:
         terms = compute_losses(prediction, self.batch.targets, replace(losses, **aligned), self.model.config.quirks)
         return prediction, terms, self.weighting(terms)
 
-# %% ../nbs/16_checkpoints.ipynb #782bfd71
+# %% ../nbs/16_checkpoints.ipynb #287a3886
 def make_replica(golden:Golden)->Replica:
     "Build the file's model and fill it with the file's weights"
     weights = golden.tensors("param/")
@@ -324,7 +326,7 @@ def make_replica(golden:Golden)->Replica:
     if isinstance(weighting, JointWeighting): weighting.load_state_dict({k: weights[k] for k in WEIGHTING_KEYS})
     return Replica(golden, golden_batch(golden), model, weighting)
 
-# %% ../nbs/16_checkpoints.ipynb #c1f08319
+# %% ../nbs/16_checkpoints.ipynb #abf479c8
 def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers
     "Losses, matches and gradients of the file's batch, before any step"
     prediction, terms, total = replica.loss()
@@ -335,6 +337,7 @@ def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers
             "grad_norm_total": torch.stack([g.norm() for g in there.values()]).norm(),
             "grad_none": {k for k, g in gradients.items() if g is None}}
 
+# %% ../nbs/16_checkpoints.ipynb #cccf91da
 def replicate_trajectory(replica:Replica)->dict[str, Tensor]:
     "Five steps of AdamW on the file's batch, as released: the loss before each, the outputs after the last"
     parameters, losses = [*replica.parameters().values()], []
@@ -349,7 +352,7 @@ def replicate_trajectory(replica:Replica)->dict[str, Tensor]:
     final = replica.outputs()
     return {"traj/loss": torch.stack(losses)} | {f"traj/final_{k}": final[f"out/{k}"] for k in ("pred_logits", "pred_spans", "saliency_scores")}
 
-# %% ../nbs/16_checkpoints.ipynb #c4b4216e
+# %% ../nbs/16_checkpoints.ipynb #e3d71b79
 def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers
     "Every number of a golden file, computed here; parts that the file lacks are left out"
     replica = make_replica(golden)
@@ -358,7 +361,7 @@ def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers
     numbers |= replicate_training(replica)
     return numbers | (replicate_trajectory(replica) if "traj/loss" in golden.numbers else {})
 
-# %% ../nbs/16_checkpoints.ipynb #d384e37c
+# %% ../nbs/16_checkpoints.ipynb #b5d444dd
 LIMITS = {"outputs": 1e-5, "losses": 1e-5, "matches": 0., "gradients": 1e-4, "trajectory": 1e-4}
 _PARTS = {"out": "outputs", "loss": "losses", "weight_dict": "losses", "match": "matches", "grad": "gradients", "grad_none": "gradients",
           "grad_norm_total": "gradients", "traj": "trajectory"}
@@ -372,7 +375,7 @@ def apart(
     if a.shape != b.shape: return np.array([np.inf])
     with np.errstate(invalid="ignore"): return np.nan_to_num(np.where(a == b, 0, np.abs(a-b)), nan=np.inf, posinf=np.inf)
 
-# %% ../nbs/16_checkpoints.ipynb #04c81c0b
+# %% ../nbs/16_checkpoints.ipynb #6526576f
 def gradient_error(
     ours:Any,
     theirs:np.ndarray,
@@ -383,7 +386,7 @@ def gradient_error(
     allowed = 1e-6*total if norm < 1e-6*total else max(LIMITS["gradients"]*norm, 1e-7*total)
     return float(difference/max(allowed, 1e-30)*LIMITS["gradients"])
 
-# %% ../nbs/16_checkpoints.ipynb #f8dff028
+# %% ../nbs/16_checkpoints.ipynb #4b163bcd
 def _coefficients(golden:Golden)->dict[str, float]: # name of a term -> its weight by `meta`
     "What `weight_dict` should say"
     losses = golden.losses
@@ -412,7 +415,7 @@ def number_error(
     relative = difference.max(initial=0)/max(np.abs(theirs).max(initial=0), 1e-30)
     return float({"outputs": difference.max(initial=0), "losses": min(relative, 10*difference.max(initial=0))}.get(part, relative))
 
-# %% ../nbs/16_checkpoints.ipynb #dcfbfe5c
+# %% ../nbs/16_checkpoints.ipynb #3887d1a1
 def check_golden(
     path:str|Path,
 )->tuple[dict[str, float], dict[str, str]]: # part -> largest error, part -> the key that breaks its limit
@@ -426,10 +429,10 @@ def check_golden(
         if part in errors and not error > errors[part]: continue
         errors[part] = error
         if not error <= LIMITS[part]: broken[part] = key
-    if "outputs" not in errors: raise InputError("holds no outputs to compare")
+    if "outputs" not in errors: raise InputError(f"{path}: holds no outputs to compare")
     return errors, broken
 
-# %% ../nbs/16_checkpoints.ipynb #9f8d3a23
+# %% ../nbs/16_checkpoints.ipynb #1123b0a0
 def parity(
     folder:str|Path, # of golden .npz files
 )->Iterator[tuple[str, bool]]: # lines to print, and whether each is good news
@@ -438,7 +441,7 @@ def parity(
     failed = 0
     for path in paths:
         try: errors, broken = check_golden(path)
-        except Exception as e: line, good = f"{path.name:<44} FAIL {_brief(e)}", False # whatever a torn file breaks
+        except Exception as e: line, good = f"{path.name:<44} FAIL {_brief(e).removeprefix(f'{path}: ')}", False # whatever a torn file breaks
         else:
             shown = "  ".join(f"{part} {format(errors[part], '.1e' if errors[part] else '.0f') if part in errors else '-':<7}" for part in LIMITS)
             line, good = f"{path.name:<44} {shown}  {'FAIL '+', '.join(broken.values()) if broken else 'pass'}", not broken
