@@ -165,7 +165,7 @@ def parity_command(arguments:argparse.Namespace)->int:
 def demo_command(arguments:argparse.Namespace)->None:
     "Train, score and draw both systems on the embedded benchmark"
     from mrhd_nb.demo import demo
-    demo(arguments.out, overrides=arguments.set, workers=arguments.workers, report=lambda line: print(line, flush=True))
+    demo(arguments.out, overrides=arguments.set, workers=arguments.workers, figures=arguments.figures, report=lambda line: print(line, flush=True))
 
 # %% ../nbs/22_cli.ipynb #3a8c956c
 def _add_train(parser:Parser)->None:

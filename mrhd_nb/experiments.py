@@ -221,7 +221,7 @@ def run_notebook(
     start = time.perf_counter()
     try:
         papermill.execute_notebook(str(source), str(partial), parameters=parameters | {"out": str(out)}, kernel_name="python3",
-                                   progress_bar=False, stdout_file=stream, stderr_file=stream, config=private)
+                                   progress_bar=False, stdout_file=stream, stderr_file=stream, config=private, coalesce_streams=True)
     except papermill.PapermillExecutionError as e: raise _failure(e, source, partial) from None
     write_html(partial, out/f"{source.stem}.html")
     os.replace(partial, executed)

@@ -51,7 +51,7 @@ def test_another_run_does_not_overwrite_one(run):
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in notebook_folder().glob("*.ipynb")))
 def test_a_misspelt_parameter_is_refused(name, tmp_path):
-    with pytest.raises(InputError, match="'sede'.*seed"): run_notebook(name, tmp_path/"never", {"sede": 3})
+    with pytest.raises(InputError, match="'sede'"): run_notebook(name, tmp_path/"never", {"sede": 3})
     assert not (tmp_path/"never").exists()
 
 
