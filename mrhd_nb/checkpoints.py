@@ -85,19 +85,26 @@ def load_model(
     return model.eval(), config
 
 # %% ../nbs/16_checkpoints.ipynb #8955c10e
-class _Inert(dict):
-    "Stands for any object of a pickle that is neither a tensor nor plain data"
-    def __init__(self, *arguments:Any): super().__init__()
+class _Inert:
+    "Stands for numpy's classes and functions in a pickle: takes any arguments and any state, keeps none"
+    def __new__(cls, *arguments:Any): return super().__new__(cls)
     def __setstate__(self, state:Any)->None: pass
+
+class _Options:
+    "Stands for any other class: a dictionary, the one thing that torch lets a pickle fill with items"
+    def __new__(cls, *arguments:Any): return OrderedDict()
 
 def _unpickle(path:str|Path)->Any:
     "A checkpoint's content, tensors on the CPU"
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
+        with torch.serialization.safe_globals([(_Inert if name.startswith("numpy") else _Options, name) for name in unknown]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise InputError(f"{path}: there is no such file") from None
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as e:
+    except pickle.UnpicklingError as e:
+        reason = re.search(r"^(Unsupported|Trying|Can only|Can not).*", str(e), re.M)
+        raise InputError(f"{path}: will not be unpickled ({reason[0] if reason else _brief(e)}); save its 'model' alone and read that") from None
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError) as e:
         raise InputError(f"{path}: is not a checkpoint that can be read ({_brief(e)})") from None
 
 # %% ../nbs/16_checkpoints.ipynb #971af189
@@ -117,7 +124,7 @@ def read_released(
     if not state: raise InputError(f"{where}: holds no weights")
     return state
 
-# %% ../nbs/16_checkpoints.ipynb #49daa70c
+# %% ../nbs/16_checkpoints.ipynb #eb9a5d60
 _SIZES = { # field: released key, dimension
     "video_dim": ("input_vid_proj.0.LayerNorm.weight", 0), "text_dim": ("input_txt_proj.0.LayerNorm.weight", 0),
     "width": ("class_embed.weight", 1), "ffn": ("transformer.t2v_encoder.layers.0.linear1.weight", 0), "moment_queries": ("query_embed.weight", 0)}
@@ -141,7 +148,7 @@ def infer_config(
              for field, name in zip(("fusion_layers", "encoder_layers", "decoder_layers"), names)}
     return replace(config, heads=heads, **depth, **{f: state[key].shape[d] for f, (key, d) in _SIZES.items()})
 
-# %% ../nbs/16_checkpoints.ipynb #eb9a5d60
+# %% ../nbs/16_checkpoints.ipynb #62b6cb35
 def fill_released(
     model:MomentModel,
     state:Mapping[str, Tensor], # released key -> tensor
@@ -153,7 +160,7 @@ def fill_released(
     _fill(model, {own.get(k, k): v for k, v in state.items() if k not in ignored}, where, {n: k for k, n in own.items()})
     return model
 
-# %% ../nbs/16_checkpoints.ipynb #62b6cb35
+# %% ../nbs/16_checkpoints.ipynb #61834f5b
 def load_released(
     source:str|Path|Mapping[str, Any], # .ckpt or .pt file, its content, or a state dict
     *,
@@ -177,7 +184,7 @@ def load_released_weighting(
     weighting.load_state_dict({k: state[k].reshape(1) for k in WEIGHTING_KEYS})
     return weighting
 
-# %% ../nbs/16_checkpoints.ipynb #61834f5b
+# %% ../nbs/16_checkpoints.ipynb #9ab0cdb9
 def export_released(
     model:MomentModel,
     weighting:nn.Module|None=None, # a `JointWeighting`, for TaskWeave
@@ -189,7 +196,7 @@ def export_released(
     learned = weighting.state_dict() if isinstance(weighting, JointWeighting) else JointWeighting().state_dict()
     return state | ({k: learned[k].clone() for k in WEIGHTING_KEYS} if config.decoupled else {})
 
-# %% ../nbs/16_checkpoints.ipynb #5d946e1c
+# %% ../nbs/16_checkpoints.ipynb #148d5d71
 @torch.no_grad()
 def reorder_streams(
     model:MomentModel,    # changed in place
@@ -205,7 +212,7 @@ def reorder_streams(
     for p in (first.norm.weight, first.norm.bias, first.linear.weight): p.copy_(p[...,index.to(p.device)])
     return model
 
-# %% ../nbs/16_checkpoints.ipynb #41ebf525
+# %% ../nbs/16_checkpoints.ipynb #775282d3
 @dataclass(frozen=True, eq=False)
 class Golden:
     "The numbers of one golden file"
@@ -241,7 +248,7 @@ class Golden:
         "Is the feedback on?"
         return self.meta["epoch_i"] is None or self.meta["epoch_i"] >= 100
 
-# %% ../nbs/16_checkpoints.ipynb #6396d244
+# %% ../nbs/16_checkpoints.ipynb #294a630c
 def read_golden(path:str|Path)->Golden:
     "Read a golden file whole"
     try:
@@ -249,7 +256,7 @@ def read_golden(path:str|Path)->Golden:
         return Golden(json.loads(str(numbers["meta"])), numbers)
     except Exception as e: raise InputError(f"{path}: is not a golden file ({_brief(e)})") from None # a broken zip fails in many ways
 
-# %% ../nbs/16_checkpoints.ipynb #c1f08319
+# %% ../nbs/16_checkpoints.ipynb #099aba23
 def golden_batch(golden:Golden)->Batch:
     "The file's inputs and targets; targets are None where it has none"
     given, wanted = golden.tensors("in/"), golden.tensors("tgt/")
@@ -261,7 +268,7 @@ def golden_batch(golden:Golden)->Batch:
                           has_moments=bool(spans))
     return Batch(given["src_vid"], mask, given["src_txt"], given["src_txt_mask"] > 0, targets, (), 1.)
 
-# %% ../nbs/16_checkpoints.ipynb #d384e37c
+# %% ../nbs/16_checkpoints.ipynb #cfb5100f
 def name_outputs(prediction:Prediction)->dict[str, Tensor]:
     "A prediction under golden keys"
     p, t = prediction, prediction.taps
@@ -271,7 +278,7 @@ def name_outputs(prediction:Prediction)->dict[str, Tensor]:
     if t: named |= {"src_vid_ed": t.clips, "src_txt_ed": t.tokens, "src_vid_cls_ed": t.clip_pool, "src_txt_cls_ed": t.token_pool}
     return {f"out/{k}": v.detach() for k, v in named.items()}
 
-# %% ../nbs/16_checkpoints.ipynb #cfb5100f
+# %% ../nbs/16_checkpoints.ipynb #dcfbfe5c
 def name_losses(terms:LossTerms, total:Tensor)->dict[str, Tensor]:
     "Loss terms under golden keys"
     named = {"loss_saliency": terms.saliency, "loss_saliency_part_neg_pair": terms.negative, "loss_saliency_part_margin": terms.margin,
@@ -280,7 +287,7 @@ def name_losses(terms:LossTerms, total:Tensor)->dict[str, Tensor]:
     for name, (*others, final) in layers.items(): named |= {name: final} | {f"{name}_{k}": v for k, v in enumerate(others)}
     return {f"loss/{k}": v.detach() for k, v in named.items() if v is not None}
 
-# %% ../nbs/16_checkpoints.ipynb #dcfbfe5c
+# %% ../nbs/16_checkpoints.ipynb #9e963b24
 def name_matches(prediction:Prediction, targets:Targets, losses:LossConfig)->dict[str, Tensor]:
     "The assignments of every decoder layer under golden keys"
     last = len(prediction.logits)-1
@@ -288,7 +295,7 @@ def name_matches(prediction:Prediction, targets:Targets, losses:LossConfig)->dic
     return {f"match/{layer}/{b}/{side}": index for layer, pairs in found.items() for b, pair in enumerate(pairs)
             for side, index in zip(("pred", "gt"), pair)}
 
-# %% ../nbs/16_checkpoints.ipynb #9e963b24
+# %% ../nbs/16_checkpoints.ipynb #8864beca
 @dataclass(frozen=True, eq=False)
 class Replica:
     "A golden file's model, ready to be run and trained"
@@ -318,7 +325,7 @@ class Replica:
         terms = compute_losses(prediction, self.batch.targets, replace(losses, **aligned), self.model.config.quirks)
         return prediction, terms, self.weighting(terms)
 
-# %% ../nbs/16_checkpoints.ipynb #287a3886
+# %% ../nbs/16_checkpoints.ipynb #f0dc6f36
 def make_replica(golden:Golden)->Replica:
     "Build the file's model and fill it with the file's weights"
     weights = golden.tensors("param/")
@@ -326,7 +333,7 @@ def make_replica(golden:Golden)->Replica:
     if isinstance(weighting, JointWeighting): weighting.load_state_dict({k: weights[k] for k in WEIGHTING_KEYS})
     return Replica(golden, golden_batch(golden), model, weighting)
 
-# %% ../nbs/16_checkpoints.ipynb #abf479c8
+# %% ../nbs/16_checkpoints.ipynb #cccf91da
 def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers
     "Losses, matches and gradients of the file's batch, before any step"
     prediction, terms, total = replica.loss()
@@ -337,7 +344,7 @@ def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers
             "grad_norm_total": torch.stack([g.norm() for g in there.values()]).norm(),
             "grad_none": {k for k, g in gradients.items() if g is None}}
 
-# %% ../nbs/16_checkpoints.ipynb #cccf91da
+# %% ../nbs/16_checkpoints.ipynb #e3d71b79
 def replicate_trajectory(replica:Replica)->dict[str, Tensor]:
     "Five steps of AdamW on the file's batch, as released: the loss before each, the outputs after the last"
     parameters, losses = [*replica.parameters().values()], []
@@ -352,7 +359,7 @@ def replicate_trajectory(replica:Replica)->dict[str, Tensor]:
     final = replica.outputs()
     return {"traj/loss": torch.stack(losses)} | {f"traj/final_{k}": final[f"out/{k}"] for k in ("pred_logits", "pred_spans", "saliency_scores")}
 
-# %% ../nbs/16_checkpoints.ipynb #e3d71b79
+# %% ../nbs/16_checkpoints.ipynb #fbf3e033
 def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers
     "Every number of a golden file, computed here; parts that the file lacks are left out"
     replica = make_replica(golden)
@@ -361,7 +368,7 @@ def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers
     numbers |= replicate_training(replica)
     return numbers | (replicate_trajectory(replica) if "traj/loss" in golden.numbers else {})
 
-# %% ../nbs/16_checkpoints.ipynb #b5d444dd
+# %% ../nbs/16_checkpoints.ipynb #02c86883
 LIMITS = {"outputs": 1e-5, "losses": 1e-5, "matches": 0., "gradients": 1e-4, "trajectory": 1e-4}
 _PARTS = {"out": "outputs", "loss": "losses", "weight_dict": "losses", "match": "matches", "grad": "gradients", "grad_none": "gradients",
           "grad_norm_total": "gradients", "traj": "trajectory"}
@@ -375,7 +382,7 @@ def apart(
     if a.shape != b.shape: return np.array([np.inf])
     with np.errstate(invalid="ignore"): return np.nan_to_num(np.where(a == b, 0, np.abs(a-b)), nan=np.inf, posinf=np.inf)
 
-# %% ../nbs/16_checkpoints.ipynb #6526576f
+# %% ../nbs/16_checkpoints.ipynb #4b163bcd
 def gradient_error(
     ours:Any,
     theirs:np.ndarray,
@@ -386,7 +393,7 @@ def gradient_error(
     allowed = 1e-6*total if norm < 1e-6*total else max(LIMITS["gradients"]*norm, 1e-7*total)
     return float(difference/max(allowed, 1e-30)*LIMITS["gradients"])
 
-# %% ../nbs/16_checkpoints.ipynb #4b163bcd
+# %% ../nbs/16_checkpoints.ipynb #3887d1a1
 def _coefficients(golden:Golden)->dict[str, float]: # name of a term -> its weight by `meta`
     "What `weight_dict` should say"
     losses = golden.losses
@@ -411,11 +418,11 @@ def number_error(
     mine, theirs = np.asarray(ours[key], np.float64), theirs.astype(np.float64)
     if key == "traj/final_saliency_scores" and not golden.config.negative_pairs: mine, theirs = mine-mine.mean(), theirs-theirs.mean()
     difference = apart(mine, theirs)
-    if key == "traj/loss": return float((difference/np.abs(theirs)).max())
+    if key == "traj/loss": return float((difference/np.maximum(np.abs(theirs), 1e-30)).max())
     relative = difference.max(initial=0)/max(np.abs(theirs).max(initial=0), 1e-30)
     return float({"outputs": difference.max(initial=0), "losses": min(relative, 10*difference.max(initial=0))}.get(part, relative))
 
-# %% ../nbs/16_checkpoints.ipynb #3887d1a1
+# %% ../nbs/16_checkpoints.ipynb #1123b0a0
 def check_golden(
     path:str|Path,
 )->tuple[dict[str, float], dict[str, str]]: # part -> largest error, part -> the key that breaks its limit
@@ -426,13 +433,14 @@ def check_golden(
         part = _PARTS.get(key.split("/")[0])
         if part is None: continue
         error = number_error(golden, key, ours)
+        if np.isnan(error): error = np.inf
         if part in errors and not error > errors[part]: continue
         errors[part] = error
         if not error <= LIMITS[part]: broken[part] = key
     if "outputs" not in errors: raise InputError(f"{path}: holds no outputs to compare")
     return errors, broken
 
-# %% ../nbs/16_checkpoints.ipynb #1123b0a0
+# %% ../nbs/16_checkpoints.ipynb #b2c056d0
 def parity(
     folder:str|Path, # of golden .npz files
 )->Iterator[tuple[str, bool]]: # lines to print, and whether each is good news

@@ -76,7 +76,8 @@ def test_planted_number_fails_the_folder(found, tmp_path, key):
 
 @pytest.mark.parametrize("change", [{"out/pred_spans": np.full((3, 10, 2), np.nan, np.float32)}, {"grad_none": np.array("[]")}, {"out/new": np.zeros(2)},
     {"weight_dict": np.array('{"loss_span": 9}')}, {"match/last/0/pred": np.zeros(0, np.int64)}, {"param/query_embed.weight": np.zeros((10, 2), np.float32)},
-    {"loss/CTC": np.float32(.93)}, {"traj/final_new": np.zeros(1)}, {"meta": np.array("{}")}])
+    {"loss/CTC": np.float32(.93)}, {"traj/final_new": np.zeros(1)}, {"traj/loss": np.full(5, np.nan)}, {"traj/loss": np.zeros(5)},
+    {"grad/class_embed.bias": np.full(2, np.nan, np.float32)}, {"loss/VTC": np.float32(np.nan)}, {"grad_norm_total": np.float32(np.inf)}, {"meta": np.array("{}")}])
 def test_planted_nonsense_fails_the_folder(found, tmp_path, change):
     golden, _ = found["trdetr_pad"]
     if "grad_none" in change: change = {"grad_none": np.array(json.dumps(["class_embed.bias"]))}
