@@ -401,6 +401,7 @@ def _coefficients(golden:Golden)->dict[str, float]: # name of a term -> its weig
     moments = {f"loss_{n}{k}": getattr(losses, n) for n in ("span", "giou", "label") for k in layers}
     return moments | {"loss_saliency": losses.saliency}
 
+@np.errstate(invalid="ignore")
 def number_error(
     golden:Golden,
     key:str,
