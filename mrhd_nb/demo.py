@@ -18,6 +18,7 @@ from .annotations import Record, as_json
 from .config import DataConfig, read_config, read_json, write_atomic, write_json
 from .experiments import Job, experiment_config, run_jobs
 from .metrics import evaluate
+from .provenance import publish
 from .synthetic import best_constant, make, write
 from .training import open_split
 
@@ -52,19 +53,22 @@ def training_jobs(
     overrides:list[str], # dotted names, as in `mrhd train --set`
 )->list[Job]:
     "The runs that the demo trains"
-    runs = [(preset, 0) for preset in SYSTEMS] + [(SYSTEMS[0], seed) for seed in SEEDS]
-    common = {"data": "synthetic", "overrides": overrides}
-    return [Job(f"train {preset}, seed {seed}", "train", str(out/f"{preset}-{seed}"), {"preset": preset, "seed": seed, **common}) for preset, seed in runs]
+    runs = [(preset, 0, overrides) for preset in SYSTEMS]
+    runs += [(SYSTEMS[0], seed, [*overrides, "training.eval_every=1000000"]) for seed in SEEDS]
+    return [Job(f"train {preset}, seed {seed}", "train", str(out/f"{preset}-{seed}"), {"preset": preset, "data": "synthetic", "seed": seed, "overrides": changes})
+            for preset, seed, changes in runs]
 
 def drawing_jobs(
     out:Path,
 )->list[Job]:
     "Scores and figures from the trained runs"
-    runs = {preset: str(out/f"{preset}-0") for preset in SYSTEMS}
-    scores = [Job(f"evaluate {preset}", "evaluate", str(out/f"{preset}-0"/"evaluate"), {"run": run}) for preset, run in runs.items()]
-    return scores
+    systems = {preset: str(out/f"{preset}-0") for preset in SYSTEMS}
+    seeds = [str(out/f"{SYSTEMS[0]}-{seed}") for seed in (0, *SEEDS)]
+    figures = {"fig_attention": [systems[SYSTEMS[0]]], "fig_masks": list(systems.values()), "fig_weights": seeds}
+    return [*(Job(f"evaluate {preset}", "evaluate", f"{run}/evaluate", {"run": run}) for preset, run in systems.items()),
+            *(Job(f"draw {name}", name, str(out/"figures"/name), {"runs": runs}) for name, runs in figures.items())]
 
-# %% ../nbs/21b_demo.ipynb #da3a0f75
+# %% ../nbs/21b_demo.ipynb #a84b0f1d
 HEADLINE = {"R1@0.5": "MR-full-R1@0.5", "R1@0.7": "MR-full-R1@0.7", "mAP@0.5": "MR-full-mAP@0.5", "mAP@0.75": "MR-full-mAP@0.75",
             "mAP": "MR-full-mAP", "HD mAP": "HL-min-VeryGood-mAP", "HIT@1": "HL-min-VeryGood-Hit1"}
 
@@ -72,7 +76,7 @@ def headline(metrics:dict)->dict[str, float]:
     "The seven numbers by which both papers compare systems"
     return {name: metrics["brief"][key] for name, key in HEADLINE.items()}
 
-# %% ../nbs/21b_demo.ipynb #026b8159
+# %% ../nbs/21b_demo.ipynb #4453ccfa
 def demo_table(
     out:Path,
 )->pd.DataFrame:
@@ -95,7 +99,7 @@ def margins(
     def of(start:str)->float: return float(table.loc[[i for i in table.index if i.startswith(start)][0], column])
     return {p: of(f"{p}, last")-max(of(f"{p}, shuffled"), of("best constant")) for p in SYSTEMS}
 
-# %% ../nbs/21b_demo.ipynb #438b89d4
+# %% ../nbs/21b_demo.ipynb #fa4c25c5
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title><style>
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222}
@@ -107,11 +111,12 @@ $body
 """)
 
 def embed_figure(
-    path:Path,         # PNG
+    path:Path,   # PNG
+    caption:str,
 )->str: # HTML
     "A picture as part of the page"
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
+    data, caption = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
+    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
 
 def write_report(
     path:Path,
@@ -122,7 +127,7 @@ def write_report(
     body = "\n".join(f"<h2>{html.escape(heading)}</h2>\n"+"\n".join(pieces) for heading, pieces in sections.items())
     with write_atomic(path) as t: t.write_text(PAGE.substitute(title=html.escape(title), body=body), encoding="utf-8")
 
-# %% ../nbs/21b_demo.ipynb #04a2b786
+# %% ../nbs/21b_demo.ipynb #13c57e57
 def demo_report(
     out:Path,
     table:pd.DataFrame, # as `demo_table` makes it
@@ -133,14 +138,15 @@ def demo_report(
     size = f"{config.data.train_queries} training and {config.data.val_queries} validation queries; {config.training.epochs} epochs at width {config.model.width}."
     note = "The best epoch was picked on the split that is reported here; the last one was not picked."
     pages = [f'<li><a href="{p.relative_to(out).as_posix()}">{p.relative_to(out).as_posix()}</a></li>' for p in sorted(out.glob("*/**/*.html"))]
-    figures = [embed_figure(p) for p in sorted(out.glob("figures/**/*.png"))]
+    drawn = [*sorted(out.glob("figures/*/fig_*.png")), *(out/f"{p}-0"/"figures"/"curves.png" for p in SYSTEMS)]
+    figures = [embed_figure(p, p.relative_to(out).as_posix()) for p in drawn if p.is_file()]
     write_report(out/"report.html", "mrhd_nb: the demo", {
         "Results": [f"<p>The embedded benchmark: {size} {note}</p>", table.to_html(float_format="%.2f", na_rep="", border=0),
                     f"<p>R1@0.5 of the last epoch above the better of its own control and the best constant answer: {beaten}.</p>"],
         "Figures": figures, "Notebooks": ["<ul>", *pages, "</ul>"]})
     return out/"report.html"
 
-# %% ../nbs/21b_demo.ipynb #ded06605
+# %% ../nbs/21b_demo.ipynb #fc631cf3
 def write_benchmark(
     data:DataConfig,
     folder:Path,
@@ -159,12 +165,13 @@ def score_constant(
     train, val = (open_split(data, split).records for split in ("train", "val"))
     write_json(path, evaluate(data.dataset, constant_submission(train, val, data.clip_length), [as_json(r) for r in val]))
 
-# %% ../nbs/21b_demo.ipynb #c7f700d9
+# %% ../nbs/21b_demo.ipynb #c0cecd9e
 def demo(
     out:str|Path="runs/demo",
     *,
     overrides:list[str]=(),       # for every run, such as training.epochs=2
     workers:int|None=None,        # processes; None: one per processor thread
+    figures:str|Path="",          # folder to which the figures are copied with what they are drawn from
     report:Callable=print,        # gets one line per step
 )->pd.DataFrame: # the table
     "Benchmark, runs, scores, figures, table and report; what is finished is not repeated"
@@ -177,4 +184,7 @@ def demo(
     table = demo_table(out)
     report(table.to_string(float_format="%.2f", na_rep=""))
     report(f"report: {demo_report(out, table)}")
+    if figures:
+        for source in sorted(out.glob("figures/*/fig_*.json")): publish(source, figures)
+        report(f"figures: {figures}")
     return table

@@ -1,9 +1,7 @@
 "The `mrhd` command as a shell sees it: exit status, one-line errors, files"
 import json, os, subprocess, sys, time
-import numpy as np, pytest
-from mrhd_nb.cli import COMMANDS
-
-METRICS = "tr_detr_val"
+import numpy as np
+from mrhd_nb.cli import COMMANDS, main
 
 
 def mrhd(*words, **options):
@@ -28,30 +26,29 @@ def test_bad_input_is_refused_in_one_line(tmp_path):
     bad = tmp_path/"bad.jsonl"
     bad.write_text('{"qid": 1}\n{"qid": \n')
     assert refused(mrhd("evaluate", "--submission", bad, "--annotations", bad), f"{bad}:2")
-    assert refused(mrhd("evaluate", tmp_path/"nothing"), "nothing")
     assert refused(mrhd("train", "--preset", "tr_detr", "--set", "model.widht=3", "--out", tmp_path/"run"), "widht", "width")
     assert not (tmp_path/"run").exists()
 
 
 def test_evaluates_a_released_submission(shared, tmp_path):
     reference = shared/"reference"
-    truth, given = reference/"annotations/qvhighlights/highlight_val_release.jsonl", reference/"submissions"/f"{METRICS}.jsonl"
+    truth, given = reference/"annotations/qvhighlights/highlight_val_release.jsonl", reference/"submissions"/"tr_detr_val.jsonl"
     done = mrhd("evaluate", "--submission", given, "--annotations", truth, "--out", tmp_path/"deep"/"M.json")
-    expected = json.loads((reference/"submissions"/f"{METRICS}.metrics.json").read_text())
+    expected = json.loads((reference/"submissions"/"tr_detr_val.metrics.json").read_text())
     assert done.returncode == 0 and json.loads(done.stdout) == expected["brief"], done.stderr
     assert json.loads((tmp_path/"deep"/"M.json").read_text()) == expected
 
 
-def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path):
-    assert mrhd("parity", tmp_path).returncode == 1
+def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path, capsys):
+    assert main(["parity", str(tmp_path)]) == 1
     source = shared/"golden"/"trdetr_txtpad.npz"
     with np.load(source, allow_pickle=False) as z: numbers = {k: z[k] for k in z.files}
     np.savez(tmp_path/"same.npz", **numbers)
-    assert mrhd("parity", tmp_path).returncode == 0
-    numbers["out/saliency_scores"] = numbers["out/saliency_scores"]+np.float32(1e-3)*(np.arange(numbers["out/saliency_scores"].size) == 0).reshape(numbers["out/saliency_scores"].shape)
-    np.savez(tmp_path/"altered.npz", **numbers)
-    done = mrhd("parity", tmp_path)
-    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "2 files, 1 failed", done.stdout+done.stderr
+    assert main(["parity", str(tmp_path)]) == 0
+    numbers["out/saliency_scores"][0, 0] += 1e-3
+    np.savez(tmp_path/"same.npz", **numbers)
+    capsys.readouterr()
+    assert main(["parity", str(tmp_path)]) == 1 and capsys.readouterr().out.splitlines()[-1] == "1 files, 1 failed"
 
 
 def test_predicts_from_the_packaged_checkpoint():
@@ -86,15 +83,17 @@ def test_predicts_from_files_of_ones_own(tmp_path):
     assert refused(mrhd("predict", "--video", "v.mp4", "--query", "a dog"), "encoder", "--features")
 
 
-@pytest.mark.parametrize("words", (["--resume"], ["--config"]))
-def test_a_run_is_repeated_and_resumed(tmp_path, words):
+def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys):
     sizes = ["data.train_queries=24", "data.val_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
-    first = mrhd("train", "--preset", "tr_detr", "--data", "synthetic", *(w for s in sizes for w in ("--set", s)), "--seed", 3, "--out", tmp_path/"a")
-    assert first.returncode == 0 and "MR-full-mAP" in first.stdout, first.stderr
-    if words == ["--resume"]:
-        (tmp_path/"a"/"done.json").unlink()
-        (tmp_path/"a"/"train.ipynb").unlink()
-        again, folder = mrhd("train", "--resume", tmp_path/"a"), tmp_path/"a"
-    else: again, folder = mrhd("train", "--config", tmp_path/"a"/"config.json", "--out", tmp_path/"b"), tmp_path/"b"
-    assert again.returncode == 0 and again.stdout.splitlines()[:-1] == first.stdout.splitlines()[:-1], again.stderr
-    assert all((folder/name).is_file() for name in ("train.ipynb", "train.html", "done.json"))
+    run = tmp_path/"run"
+    assert main(["train", "--preset", "tr_detr", *(w for s in sizes for w in ("--set", s)), "--seed", "3", "--out", str(run)]) == 0
+    table = capsys.readouterr().out
+    assert "MR-full-mAP" in table and all((run/name).is_file() for name in ("train.ipynb", "train.html", "done.json"))
+    weights, again = (run/"last.safetensors").read_bytes(), ["--config", str(run/"config.json"), "--out", str(run)] # refused if it were another run
+    (run/"done.json").unlink()                                   # as if it had been stopped before its end
+    for words in (["--resume", str(run)], again):
+        assert main(["train", *words]) == 0 and capsys.readouterr().out == table
+        assert (run/"done.json").is_file() and (run/"last.safetensors").read_bytes() == weights
+    assert main(["evaluate", str(run)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((run/"metrics.json").read_text())["last"]["metrics"]["brief"]
+    assert main(["train", *again, "--seed", "4"]) == 2 and "holds another run: seed" in capsys.readouterr().err
