@@ -7,7 +7,7 @@ __all__ = ['COLUMN', 'PAGE', 'TRUE', 'MR', 'HD', 'BEFORE', 'COLOURS', 'STYLE', '
            'window_rows', 'annotators', 'draw_windows', 'draw_heat', 'draw_steps', 'shade', 'timeline_table',
            'draw_timeline', 'token_labels', 'look', 'activations', 'strength', 'scored_windows', 'attention_table',
            'standardise', 'draw_attention', 'masks_table', 'draw_masks', 'weights_table', 'draw_weights',
-           'curves_table', 'draw_curves', 'results_rows', 'draw_results', 'write_table', 'read_table', 'save_figure']
+           'curves_table', 'draw_curves', 'results_rows', 'draw_results', 'save_figure']
 
 # %% ../nbs/20_figures.ipynb #40321681
 import re
@@ -91,10 +91,15 @@ def annotators(
 
 # %% ../nbs/20_figures.ipynb #7752c0cc
 def draw_windows(ax:Axes, table:pd.DataFrame, colours:dict[str, str])->None: # series -> colour
-    "Each window as a bar, the paler the lower its score"
+    "Each window as a bar, the paler the lower its score; windows that overlap lie below each other"
+    for row, cells in table.groupby("row"):
+        ordered = cells.sort_values("start")
+        overlap = bool((ordered.start.iloc[1:].to_numpy() < ordered.end.cummax().iloc[:-1].to_numpy()).any())
+        height = 0.8/len(cells) if overlap else 0.8
+        for i, cell in enumerate(cells.itertuples()):
+            ax.barh(row-0.4+(i*overlap+0.5)*height, cell.end-cell.start, left=cell.start, height=height*0.9, color=colours.get(cell.series, MR),
+                    alpha=0.2+0.8*min(max(cell.value, 0), 1), linewidth=0)
     labels = table.drop_duplicates("row").set_index("row").series
-    for cell in table.itertuples():
-        ax.barh(cell.row, cell.end-cell.start, left=cell.start, height=0.7, color=colours.get(cell.series, MR), alpha=0.15+0.85*min(max(cell.value, 0), 1), linewidth=0)
     ax.set_yticks(labels.index, labels)
     ax.set_ylim(table.row.max()+0.5, -0.5)
     ax.tick_params(axis="y", length=0)
@@ -125,11 +130,12 @@ def draw_steps(
     table:pd.DataFrame, # clips of one series
     *,
     fill:bool=False,
+    baseline:float=0.,  # where an area begins
     **style:Any,        # of the line or the area
 )->None:
     "The value of each clip, as long as the clip"
     edges = np.append(table.start, table.end.iloc[-1])
-    ax.stairs(table.value, edges, fill=fill, baseline=0 if fill else None, **style)
+    ax.stairs(table.value, edges, fill=fill, baseline=baseline if fill else None, **style)
 
 # %% ../nbs/20_figures.ipynb #b5053a9a
 def shade(ax:Axes, windows:pd.DataFrame)->None:
@@ -320,11 +326,11 @@ NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD", "taskwea
 def _draw_masks(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
     "One direction of one system: the fed mask as an area, the other as a line"
     shade(ax, true)
-    for (when, fed), part in panel.groupby(["series", "fed"], sort=False):
-        colour = BEFORE if when == "before" else HD
-        if fed: draw_steps(ax, part, fill=True, color=colour, alpha=0.45)
-        draw_steps(ax, part, color=colour, linewidth=1, linestyle="-" if when == "before" else (0, (4, 1.5)), label=when)
     name, kind = panel.panel.iloc[0], panel.kind.iloc[0]
+    for (when, fed), part in panel.groupby(["series", "fed"], sort=False):
+        colour, equal = BEFORE if when == "before" else HD, 1/len(part) if (name, kind) == ("HD→MR", "soft") else 0
+        if fed: draw_steps(ax, part, fill=True, baseline=equal, color=colour, alpha=0.45)
+        draw_steps(ax, part, color=colour, linewidth=1, linestyle="-" if when == "before" else (0, (4, 1.5)), label=when)
     ax.set_ylabel("saliency\nscore" if name == "saliency" else f"{name}\n{MASKS[name, kind]}")
 
 # %% ../nbs/20_figures.ipynb #98a75d40
@@ -409,6 +415,7 @@ def draw_weights(
         _band(right, table, f"w_{task}", color=colour, label=rf"${factor}e^{{-s_{{{task}}}}}$")
     for ax, label in ((left, "log-variance"), (right, "effective weight")):
         ax.set(xlabel="epoch", ylabel=label, xlim=(0, np.ceil(table.epoch.max())))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.margins(y=0.12)
         ax.grid()
         _mark_feedback(ax, table)
@@ -440,6 +447,7 @@ def draw_curves(
     for name, ax in zip(quantities, axes):
         for (run, part), colour in zip(table[table.quantity == name].groupby("run", sort=False), COLOURS*len(table)):
             ax.plot(part.epoch, part.value, color=colour, marker="." if len(part) < 30 else "", label=run)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="epoch", ylabel={"moments": "moment loss", "saliency": "saliency loss"}.get(name, name))
         ax.grid()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -473,17 +481,6 @@ def draw_results(
     return figure
 
 # %% ../nbs/20_figures.ipynb #e8e18ba4
-def write_table(path:str|Path, table:pd.DataFrame)->None:
-    "Write a figure's table as CSV"
-    with write_atomic(path) as t: table.to_csv(t, index=False, float_format="%.6g", lineterminator="\n")
-
-def read_table(path:str|Path)->pd.DataFrame:
-    "Read a figure's table; a word such as `null` stays a word"
-    text = dict.fromkeys(("panel", "series", "system", "kind", "run", "quantity", "metric"), str)
-    names = pd.read_csv(path, nrows=0).columns
-    return pd.read_csv(path, dtype={n: t for n, t in text.items() if n in names}, keep_default_na=False, na_values={"value": [""]})
-
-# %% ../nbs/20_figures.ipynb #14090f14
 def save_figure(
     figure:Figure,
     table:pd.DataFrame, # what it was drawn from
@@ -495,5 +492,5 @@ def save_figure(
     with mpl.rc_context(STYLE):
         for path, metadata in zip(paths, nameless):
             with write_atomic(path) as t: figure.savefig(t, format=path.suffix[1:], metadata=metadata)
-    write_table(paths[2], table)
+    with write_atomic(paths[2]) as t: table.to_csv(t, index=False, float_format="%.6g", lineterminator="\n")
     return paths

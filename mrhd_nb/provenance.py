@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'train_runs', 'listed', 'find_record', 'open_record', 'Source', 'compute', 'draw', 'figure_command',
-           'write_source', 'read_source', 'keep_figure', 'redraw', 'deviation', 'check_figure', 'publish',
+           'write_source', 'read_source', 'keep_figure', 'read_table', 'redraw', 'deviation', 'check_figure', 'publish',
            'figure_table']
 
 # %% ../nbs/20a_provenance.ipynb #ce834713
@@ -19,7 +19,7 @@ from .annotations import Record
 from .batches import Batch, collate
 from .checkpoints import load_model
 from .config import InputError, RunConfig, read_json, write_json
-from .figures import (attention_table, curves_table, draw_attention, draw_curves, draw_masks, draw_weights, masks_table, read_table,
+from .figures import (attention_table, curves_table, draw_attention, draw_curves, draw_masks, draw_weights, masks_table,
                              save_figure, weights_table)
 from .training import open_split, read_history, train
 
@@ -162,7 +162,14 @@ def keep_figure(
     write_source(source, stem)
     return figure
 
-# %% ../nbs/20a_provenance.ipynb #2e70b689
+# %% ../nbs/20a_provenance.ipynb #f0e17b9c
+def read_table(path:str|Path)->pd.DataFrame:
+    "Read a figure's table; a word such as `null` stays a word"
+    text = dict.fromkeys(("panel", "series", "system", "kind", "run", "quantity", "metric"), str)
+    names = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(path, dtype={n: t for n, t in text.items() if n in names}, keep_default_na=False, na_values={"value": [""]})
+
+# %% ../nbs/20a_provenance.ipynb #b5ef9a01
 def redraw(
     path:str|Path, # the JSON beside a figure
 )->Any: # a matplotlib figure
@@ -181,7 +188,7 @@ def deviation(
     a, b = (t[numbers].to_numpy(float) for t in (kept, made))
     return float(np.max(np.abs(a-b)/np.maximum(1, np.abs(b)), initial=0))
 
-# %% ../nbs/20a_provenance.ipynb #7b7c193b
+# %% ../nbs/20a_provenance.ipynb #f598354e
 def check_figure(
     stem:str|Path, # path without ending
 )->pd.Series: # kB of each file
@@ -192,7 +199,7 @@ def check_figure(
     if not deviation(paths[-1]) < 1e-3: raise InputError(f"{stem}.csv: differs from what its source gives; draw it again")
     return pd.Series({p.name: round(p.stat().st_size/1024, 1) for p in paths}, name="kB")
 
-# %% ../nbs/20a_provenance.ipynb #a8d75687
+# %% ../nbs/20a_provenance.ipynb #1bd34131
 def publish(
     path:str|Path,   # the JSON beside a figure
     folder:str|Path, # such as `figures`
@@ -209,7 +216,7 @@ def publish(
         if drawn.parent.resolve() != folder.resolve(): shutil.copy(drawn, folder)
     return write_source(Source(source.kind, tuple(map(str, files)), source.record), folder/path.stem, folder.absolute().parent)
 
-# %% ../nbs/20a_provenance.ipynb #1bd34131
+# %% ../nbs/20a_provenance.ipynb #dd64f0b9
 def figure_table(
     folder:str|Path,
 )->pd.DataFrame: # a row per figure
