@@ -54,7 +54,8 @@ def save_model(
     "One safetensors file: weights, configuration, order of streams"
     config = replace(config, model=model.config)
     tensors = model.state_dict() | {f"weighting.{n}": t for n, t in (weighting.state_dict() if weighting else {}).items()}
-    header = {"config": json.dumps(to_dict(config)), "schema": str(config.schema), "streams": json.dumps([s.name for s in config.data.streams])}
+    header = {"config": json.dumps(to_dict(config)), "schema": str(config.schema), "streams": json.dumps([s.name for s in config.data.streams]),
+              "feedback_on": json.dumps(model.feedback_on)}
     with write_atomic(path) as t: save_file({n: v.detach().cpu().contiguous() for n, v in tensors.items()}, t, metadata=header)
 
 # %% ../nbs/16_checkpoints.ipynb #ec6c2a35
@@ -82,6 +83,7 @@ def load_model(
     config = parse_config(values, str(path))
     model = MomentModel(config)
     _fill(model, {n: t for n, t in tensors.items() if not n.startswith("weighting.")}, str(path))
+    model.feedback_on = header.get("feedback_on") != "false"
     return model.eval(), config
 
 # %% ../nbs/16_checkpoints.ipynb #8955c10e

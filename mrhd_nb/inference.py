@@ -94,7 +94,7 @@ def predict_dataset(
     batch_size:int=100,
     *,
     device:str|torch.device="cpu", # where the model is
-    feedback:bool=True,   # let the tasks talk, as far as the model's configuration says
+    feedback:bool|None=None, # let the tasks talk; None: as the model's `feedback_on` says
     nms:float|None=None,
 )->list[dict[str, Any]]: # lines of a submission, in the order of the records
     "Predict every record of a data set"

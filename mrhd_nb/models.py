@@ -166,6 +166,7 @@ class MomentModel(nn.Module):
     ):
         super().__init__()
         self.config = config.model if isinstance(config, RunConfig) else config
+        self.feedback_on = True # a checkpoint from before the feedback's start turns it off
         feedback = self.config.feedback
         if self.config.decoupled and feedback.kind == "soft" and feedback.direction in ("hd2mr", "both"):
             raise InputError("field 'feedback.kind': soft HD->MR feedback reads the one encoder again, so it needs decoupled=false")
@@ -192,11 +193,12 @@ class MomentModel(nn.Module):
     def forward(self,
         batch:Batch,
         *,
-        feedback:bool=True, # let the tasks talk, as far as the configuration says
+        feedback:bool|None=None, # let the tasks talk, as far as the configuration says; None: as `feedback_on` says
         negatives:bool|None=None, # score negative pairs; None: in training, if the configuration has them
         maps:bool=False, # keep what figures show
     )->Prediction:
         c = self.config
+        if feedback is None: feedback = self.feedback_on
         clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
         scene = Scene(batch.clip_mask, batch.token_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype))
         logits, spans, saliency, inside = predict(self, clips, tokens, scene, c.feedback.direction if feedback else "none", maps)

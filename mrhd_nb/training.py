@@ -98,7 +98,8 @@ def train_step(
 )->LossTerms: # detached
     "One step of AdamW on one batch"
     prediction = model(batch, feedback=feedback)
-    terms = compute_losses(prediction, batch.targets, training.losses, model.config.quirks)
+    try: terms = compute_losses(prediction, batch.targets, training.losses, model.config.quirks)
+    except ValueError as e: raise NonFiniteLoss(f"no loss can be computed: {e}") from None # predictions that cannot be matched
     loss = weighting(terms)
     if not torch.isfinite(loss).all():
         raise NonFiniteLoss(f"loss {float(loss)}: " + ", ".join(f"{n} {v:.4g}" for n, v in terms.asdict().items()))
@@ -185,7 +186,7 @@ def train_epoch(
             weights.append(log_variances(state.weighting))
             terms = train_step(state.model, state.weighting, state.optimizer, batch.to(device), training, feedback=feedback)
             state.step += 1
-            rows.append(terms.asdict() | {"moments": float(terms.moments), "saliency": float(terms.saliency)})
+            rows.append(terms.asdict())
             if state.average and training.ema_every == "step": update_average(state.average, state.model, training.ema_decay)
             if bar is not None: bar.update()
     if state.average and training.ema_every == "epoch": update_average(state.average, state.model, training.ema_decay)
@@ -220,7 +221,7 @@ def score(
     config:RunConfig,
     device:str|torch.device="cpu",
     *,
-    feedback:bool=True,
+    feedback:bool|None=None, # None: as the model's `feedback_on` says
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict a data set and evaluate the prediction"
     lines = predict_dataset(model, dataset, config.training.eval_batch_size, device=device, feedback=feedback)
@@ -323,8 +324,9 @@ def train(
     with tqdm(total=steps*training.epochs, initial=state.step, disable=not progress, desc=config.preset) as bar:
         while state.epoch < training.epochs:
             row = train_epoch(state, train_set, config, device, bar)
+            state.scored.feedback_on = row["feedback"]
             if state.epoch % training.eval_every == 0 or state.epoch == training.epochs:
-                metrics, lines = score(state.scored, val_set, config, device, feedback=row["feedback"])
+                metrics, lines = score(state.scored, val_set, config, device)
                 keep(state, out, config, metrics, lines)
                 row["metrics"] = headline(metrics)
             history.append(row)
