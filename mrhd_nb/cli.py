@@ -151,7 +151,7 @@ def predict_command(arguments:argparse.Namespace)->None:
     answer = predictor.predict(streams, tokens, query=shown["query"]) | shown
     print(json.dumps(answer) if arguments.json else describe_answer(answer))
 
-# %% ../nbs/22_cli.ipynb #f8664f71
+# %% ../nbs/22_cli.ipynb #79696f36
 def parity_command(arguments:argparse.Namespace)->int:
     "Compare with golden tensors, one line per file"
     from mrhd_nb.checkpoints import parity
@@ -161,13 +161,13 @@ def parity_command(arguments:argparse.Namespace)->int:
         passed &= good
     return 0 if passed else 1
 
-# %% ../nbs/22_cli.ipynb #762d6990
+# %% ../nbs/22_cli.ipynb #148850b4
 def demo_command(arguments:argparse.Namespace)->None:
     "Train, score and draw both systems on the embedded benchmark"
     from mrhd_nb.demo import demo
     demo(arguments.out, overrides=arguments.set, workers=arguments.workers, figures=arguments.figures, report=lambda line: print(line, flush=True))
 
-# %% ../nbs/22_cli.ipynb #3a8c956c
+# %% ../nbs/22_cli.ipynb #f924fea9
 def _add_train(parser:Parser)->None:
     "Options of `mrhd train`"
     parser.add_argument("--preset", default="", help="tr_detr, taskweave_mr2hd, taskweave_hd2mr or taskweave_both")
@@ -213,7 +213,7 @@ def _add_predict(parser:Parser)->None:
     parser.add_argument("--video", default="", metavar="V.mp4", help="not possible without an encoder; says what to do instead")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
-# %% ../nbs/22_cli.ipynb #7655f10f
+# %% ../nbs/22_cli.ipynb #d0a69659
 COMMANDS = {
     "train": (train_command, _add_train, "train one system on one data set"),
     "evaluate": (evaluate_command, _add_evaluate, "score a submission, or a run"),

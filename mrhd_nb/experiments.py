@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'notebook_folder', 'find_notebook', 'describe_notebook', 'check_parameters', 'experiment_config',
-           'run_folder', 'data_table', 'results_table', 'check_run', 'find_checkpoint', 'load_run', 'score_run',
-           'NotebookError', 'step_record', 'is_finished', 'write_html', 'run_notebook', 'Job', 'available_threads',
-           'run_job', 'run_jobs']
+           'run_folder', 'data_table', 'results_table', 'check_run', 'find_checkpoint', 'score_run', 'NotebookError',
+           'step_record', 'is_finished', 'write_html', 'run_notebook', 'Job', 'available_threads', 'run_job',
+           'run_jobs']
 
 # %% ../nbs/21_experiments.ipynb #52ee913f
 import hashlib, importlib.resources, json, os, subprocess, sys, time
@@ -17,7 +17,6 @@ from typing import Any, Callable
 import pandas as pd
 from .checkpoints import load_model
 from .config import InputError, RunConfig, override, parse_overrides, read_config, read_json, run_config, to_dict, write_atomic, write_json
-from .models import MomentModel
 from .training import open_split, score, shuffle_queries, train
 
 # %% ../nbs/21_experiments.ipynb #10180297
@@ -141,18 +140,6 @@ def find_checkpoint(
     if not path.is_file(): raise InputError(f"{path}: no such checkpoint")
     return path
 
-def load_run(
-    checkpoint:Path,
-    *,
-    device:str="cpu",
-)->tuple[MomentModel, RunConfig, bool]: # the model, its configuration, whether its feedback had started
-    "A trained model, to be used as it was scored"
-    model, config = load_model(checkpoint)
-    results = read_json(checkpoint.with_name("metrics.json")) if checkpoint.with_name("metrics.json").is_file() else {}
-    epochs = config.training.epochs
-    epoch = results.get(checkpoint.stem, {}).get("epoch", epochs)
-    return model.to(device), config, config.model.feedback.active(epoch, epochs)
-
 # %% ../nbs/21_experiments.ipynb #83aeac14
 def score_run(
     checkpoint:Path,
@@ -162,12 +149,12 @@ def score_run(
     device:str="cpu",
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict and evaluate a split of a run's own data"
-    model, config, feedback = load_run(checkpoint, device=device)
+    model, config = load_model(checkpoint)
     dataset = open_split(config.data, split)
     if shuffled: dataset = shuffle_queries(dataset, config.seed)
-    return score(model, dataset, config, device, feedback=feedback)
+    return score(model.to(device), dataset, config, device)
 
-# %% ../nbs/21_experiments.ipynb #24085706
+# %% ../nbs/21_experiments.ipynb #e4654182
 class NotebookError(RuntimeError):
     "A notebook that stopped, said in one line"
 
@@ -190,7 +177,7 @@ def is_finished(
     record = read_json(done).get("notebooks", {}).get(stem, {})
     return record | step_record(name, parameters) == record
 
-# %% ../nbs/21_experiments.ipynb #e47493ac
+# %% ../nbs/21_experiments.ipynb #e49e3ae2
 def write_html(
     notebook:Path, # executed
     html:Path,     # where the page shall appear
@@ -200,7 +187,7 @@ def write_html(
     body, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
     with write_atomic(html) as t: t.write_text(body, encoding="utf-8")
 
-# %% ../nbs/21_experiments.ipynb #614ce382
+# %% ../nbs/21_experiments.ipynb #08ee11d8
 def run_notebook(
     name:str|Path,                  # name of an experiment notebook, or a path
     out:str|Path,                   # folder for the executed notebook, its HTML and what it writes
@@ -237,7 +224,7 @@ def _failure(error:Any, source:Path, partial:Path)->Exception:
     if error.ename == "KeyboardInterrupt": return KeyboardInterrupt()
     return NotebookError(f"{source.name} stopped in cell {error.exec_count}: {error.ename}: {said} (see {partial})")
 
-# %% ../nbs/21_experiments.ipynb #16d7ca27
+# %% ../nbs/21_experiments.ipynb #a70ac329
 @dataclass(frozen=True)
 class Job:
     "One notebook to run in a process of its own"
@@ -255,8 +242,8 @@ def available_threads()->int:
     "Processor threads that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/21_experiments.ipynb #0786ebf7
-_RUN = "import json, sys; from mrhd_nb.experiments import run_notebook; run_notebook(*json.loads(sys.argv[1]))"
+# %% ../nbs/21_experiments.ipynb #bbcb73a5
+_RUN = "import json, sys; from mrhd_nb.experiments import run_notebook; run_notebook(*json.loads(sys.argv[1]), stream=sys.stderr)"
 
 def run_job(
     job:Job,
@@ -274,7 +261,7 @@ def run_job(
     lines = job.log.read_text(errors="replace").strip().splitlines()
     return "" if status == 0 else (lines[-1] if lines else f"exit status {status}")
 
-# %% ../nbs/21_experiments.ipynb #079fbf50
+# %% ../nbs/21_experiments.ipynb #0786ebf7
 def run_jobs(
     jobs:list[Job],
     *,
