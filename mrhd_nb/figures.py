@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLUMN', 'PAGE', 'TRUE', 'MR', 'HD', 'BEFORE', 'COLOURS', 'STYLE', 'MASKS', 'NAMES', 'panels', 'clip_rows',
            'window_rows', 'annotators', 'draw_windows', 'draw_heat', 'draw_steps', 'shade', 'timeline_table',
-           'draw_timeline', 'token_labels', 'look', 'activations', 'strength', 'scored_windows', 'attention_table',
-           'standardise', 'draw_attention', 'masks_table', 'draw_masks', 'weights_table', 'draw_weights',
+           'draw_timeline', 'token_labels', 'look', 'activations', 'main_direction', 'scored_windows',
+           'attention_table', 'draw_attention', 'masks_table', 'draw_masks', 'weights_table', 'draw_weights',
            'curves_table', 'draw_curves', 'results_rows', 'draw_results', 'save_figure']
 
 # %% ../nbs/20_figures.ipynb #40321681
@@ -117,10 +117,11 @@ def draw_heat(
     values = table.pivot(index="row", columns="start", values="value")
     labels = table.drop_duplicates("row").set_index("row").series.loc[values.index]
     extent = (table.start.min(), table.end.max(), len(values)-0.5, -0.5)
-    image = ax.imshow(values, aspect="auto", extent=extent, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    top = float(np.quantile(values, 0.98)) if limits[1] is None else limits[1] # a few clips may be off the scale
+    image = ax.imshow(values, aspect="auto", extent=extent, cmap=cmap, vmin=limits[0], vmax=top)
     ax.set_yticks(range(len(labels)), labels)
     ax.tick_params(axis="y", length=0)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12)
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12, extend="max" if limits[1] is None else "neither")
     bar.set_label(label)
     bar.outline.set_linewidth(0.4)
 
@@ -220,14 +221,19 @@ def activations(
     if maps.shared_mr is None: return [(("encoder", "after HD→MR")[min(i, 1)], given.features) for i, given in enumerate(passes)]
     return [("shared, MR", maps.shared_mr), ("MR expert", maps.task_mr), ("shared, HD", maps.shared_hd), ("HD expert", maps.task_hd)]
 
-# %% ../nbs/20_figures.ipynb #3d417288
-def strength(
+# %% ../nbs/20_figures.ipynb #b7dd1bfb
+def main_direction(
     features:Tensor, # (L, D)
-)->np.ndarray: # (L,)
-    "Root mean square over the channels"
-    return features.square().mean(-1).sqrt().cpu().numpy()
+    saliency:Tensor, # (L,) decides the sign
+)->Tensor: # (L,) mean 0, variance 1; all 0 where no clip differs
+    "First principal component of the clips"
+    x = (features-features.mean(0)).double()
+    u, size, _ = torch.linalg.svd(x, full_matrices=False)
+    if size[0] <= 1e-5*features.norm(): return torch.zeros(len(x))
+    sign = -1 if u[:,0] @ (saliency-saliency.mean()).double() < 0 else 1
+    return sign*u[:,0]*len(x)**.5
 
-# %% ../nbs/20_figures.ipynb #c894786d
+# %% ../nbs/20_figures.ipynb #edccb87f
 def scored_windows(
     prediction:Prediction,
     batch:Batch,
@@ -240,7 +246,7 @@ def scored_windows(
     times = windows_se(spans, batch.clip_mask.sum(1), durations, data, quirks)
     return np.concatenate([times, scores.cpu().numpy()[...,None]], -1)
 
-# %% ../nbs/20_figures.ipynb #b6802c79
+# %% ../nbs/20_figures.ipynb #e3539367
 def attention_table(
     model:nn.Module, # in evaluation mode
     batch:Batch,
@@ -256,19 +262,12 @@ def attention_table(
     names = [f"{score:.2f}" for score in found[:,2]]
     words = prediction.maps.text_to_video.mean(0)[i,:clips,:tokens].T.cpu()     # mean over layers
     looks = prediction.maps.decoder[-1,i,order,:clips].cpu()                    # last layer
-    inner = [(name, strength(x[i,:clips])) for name, x in activations(prediction, passes)]
+    inner = [(name, main_direction(x[i,:clips], prediction.saliency[i,:clips]).cpu()) for name, x in activations(prediction, passes)]
     return pd.concat([window_rows("query", [(record.query, [(0, clips*step)])]),
         window_rows("moments", [("true", record.windows or ()), ("best", found[:1])]), clip_rows("words", list(zip(token_labels(record.query, tokens), words)), step), clip_rows("activations", inner, step),
         clip_rows("decoder", list(zip(names, looks)), step), window_rows("spans", [(n, [w]) for n, w in zip(names, found)])], ignore_index=True)
 
-# %% ../nbs/20_figures.ipynb #c74d713a
-def standardise(table:pd.DataFrame)->pd.DataFrame:
-    "Each row's values minus their mean, in their standard deviations"
-    groups = table.groupby("row").value
-    spread = groups.transform("std", ddof=0)
-    return table.assign(value=((table.value-groups.transform("mean"))/spread.where(spread > 1e-6, 1)).fillna(0))
-
-# %% ../nbs/20_figures.ipynb #3d311969
+# %% ../nbs/20_figures.ipynb #26d1a2a5
 @mpl.rc_context(STYLE)
 def draw_attention(
     table:pd.DataFrame, # as `attention_table` makes it
@@ -280,7 +279,7 @@ def draw_attention(
     figure, axes = panels([0.42, *(max(0.6, 0.15+0.135*parts[n].row.nunique()) for n in heat)])
     draw_windows(axes[0,0], parts["moments"], {"true": TRUE, "best": HD})
     for (name, (label, cmap, limits)), ax in zip(heat.items(), axes[1:,0]):
-        draw_heat(ax, standardise(parts[name]) if name == "activations" else parts[name], label, cmap=cmap, limits=limits)
+        draw_heat(ax, parts[name], label, cmap=cmap, limits=limits)
     true = parts["moments"][parts["moments"].series == "true"]
     for ax in axes[:,0]:
         for edge in {*true.start, *true.end}: ax.axvline(edge, color=TRUE, linewidth=0.8, linestyle=(0, (3, 2)))
@@ -289,7 +288,7 @@ def draw_attention(
     axes[0,0].set_title(f"“{parts['query'].series.iloc[0]}”", loc="left")
     return _finish(figure, axes, table)
 
-# %% ../nbs/20_figures.ipynb #1f5684fb
+# %% ../nbs/20_figures.ipynb #db57a36e
 @torch.no_grad()
 def masks_table(
     model:nn.Module, # in evaluation mode
@@ -319,7 +318,7 @@ def masks_table(
     table.insert(0, "system", system)
     return table.assign(kind=feedback.kind)
 
-# %% ../nbs/20_figures.ipynb #57cae537
+# %% ../nbs/20_figures.ipynb #e6d509cf
 MASKS = {("HD→MR", "binary"): "mask ξ", ("MR→HD", "binary"): "counts ξ", ("HD→MR", "soft"): "weight a", ("MR→HD", "soft"): "likeness r"}
 NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD", "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both"}
 
@@ -333,7 +332,7 @@ def _draw_masks(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
         draw_steps(ax, part, color=colour, linewidth=1, linestyle="-" if when == "before" else (0, (4, 1.5)), label=when)
     ax.set_ylabel("saliency\nscore" if name == "saliency" else f"{name}\n{MASKS[name, kind]}")
 
-# %% ../nbs/20_figures.ipynb #98a75d40
+# %% ../nbs/20_figures.ipynb #57cae537
 @mpl.rc_context(STYLE)
 def draw_masks(
     table:pd.DataFrame, # as `masks_table` makes it, of one or more systems
@@ -357,7 +356,7 @@ def draw_masks(
     figure.suptitle(f"“{table[table.panel == 'query'].series.iloc[0]}”", x=0.01, ha="left", fontsize=8)
     return _finish(figure, axes, table)
 
-# %% ../nbs/20_figures.ipynb #0584ddc6
+# %% ../nbs/20_figures.ipynb #d216379e
 def weights_table(
     histories:dict[str, list[dict]], # run -> lines of its history
     *,
@@ -377,7 +376,7 @@ def weights_table(
         tables[-1].insert(0, "run", run)
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/20_figures.ipynb #cd0cc329
+# %% ../nbs/20_figures.ipynb #30e19990
 def _band(
     ax:Axes,
     table:pd.DataFrame,
@@ -390,7 +389,7 @@ def _band(
     ax.plot(at, values.mean(), **style)
     ax.fill_between(at, values.min(), values.max(), color=style["color"], alpha=0.2, linewidth=0)
 
-# %% ../nbs/20_figures.ipynb #8da96cf6
+# %% ../nbs/20_figures.ipynb #cd0cc329
 def _mark_feedback(ax:Axes, table:pd.DataFrame)->None:
     "A line where the feedback starts, unless it is on from the first step"
     on = table[table.feedback].epoch
@@ -399,7 +398,7 @@ def _mark_feedback(ax:Axes, table:pd.DataFrame)->None:
     ax.axvline(start, color="0.35", linewidth=0.8, linestyle=":")
     ax.annotate("feedback starts", (start, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=7, color="0.35")
 
-# %% ../nbs/20_figures.ipynb #46e48a84
+# %% ../nbs/20_figures.ipynb #8da96cf6
 @mpl.rc_context(STYLE)
 def draw_weights(
     table:pd.DataFrame, # as `weights_table` makes it
@@ -422,10 +421,10 @@ def draw_weights(
     left.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     right.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     runs = table.run.nunique()
-    left.set_title(f"{runs} run{'s'*(runs > 1)}: mean" + ", least to most"*(runs > 1), loc="left")
+    left.set_title(f"{runs} run{'s: mean, least to most'*(runs > 1)}", loc="left")
     return figure
 
-# %% ../nbs/20_figures.ipynb #74df46a6
+# %% ../nbs/20_figures.ipynb #5bf4b913
 def curves_table(
     histories:dict[str, list[dict]], # run -> lines of its history
 )->pd.DataFrame: # run, epoch, feedback, quantity, value
@@ -434,7 +433,7 @@ def curves_table(
              for name, value in (r["terms"] | (r["metrics"] or {})).items()]
     return pd.DataFrame(cells, columns=["run", "epoch", "feedback", "quantity", "value"])
 
-# %% ../nbs/20_figures.ipynb #c71b041f
+# %% ../nbs/20_figures.ipynb #74df46a6
 @mpl.rc_context(STYLE)
 def draw_curves(
     table:pd.DataFrame, # as `curves_table` makes it
@@ -453,14 +452,14 @@ def draw_curves(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/20_figures.ipynb #fa7963e6
+# %% ../nbs/20_figures.ipynb #5fb2f12d
 def results_rows(
     table:pd.DataFrame, # a row per system, a column per metric
 )->pd.DataFrame: # system, metric, value
     "A results table in tidy form"
     return table.rename_axis("system").reset_index().melt("system", var_name="metric", value_name="value").dropna(ignore_index=True)
 
-# %% ../nbs/20_figures.ipynb #b72a01a3
+# %% ../nbs/20_figures.ipynb #fa7963e6
 @mpl.rc_context(STYLE)
 def draw_results(
     rows:pd.DataFrame, # as `results_rows` makes it
@@ -480,7 +479,7 @@ def draw_results(
         ax.tick_params(axis="y", length=0)
     return figure
 
-# %% ../nbs/20_figures.ipynb #e8e18ba4
+# %% ../nbs/20_figures.ipynb #0fda7c42
 def save_figure(
     figure:Figure,
     table:pd.DataFrame, # what it was drawn from
