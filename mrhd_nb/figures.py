@@ -171,12 +171,12 @@ def draw_timeline(
 )->Figure:
     "Windows above, saliency below"
     parts = {name: part for name, part in table.groupby("panel", sort=False)}
-    figure, axes = panels([0.3+0.15*parts[n].row.max() if n == "moments" else 0.7 for n in parts], width=width)
+    figure, axes = panels([0.3+0.15*parts[n].row.max() if n == "moments" else 0.85 for n in parts], width=width)
     for (name, part), ax in zip(parts.items(), axes[:,0]):
         if name == "moments": draw_windows(ax, part, {"true": TRUE})
         else:
             draw_steps(ax, part, color=TRUE if name == "annotators" else HD, fill=name == "annotators")
-            ax.set_ylabel(f"{name}:\nscore")
+            ax.set_ylabel({"annotators": "annotators'\nscore"}.get(name, "model's\nscore"))
             ax.grid(axis="y")
     if title: axes[0,0].set_title(f"“{title}”", loc="left")
     return _finish(figure, axes, table)
@@ -340,7 +340,7 @@ def draw_masks(
     "A column per system: moments, masks of both directions, saliency"
     names = ["moments", "HD→MR", "MR→HD", "saliency"]+["annotators"]*("annotators" in set(table.panel))
     systems = list(table.groupby("system", sort=False))
-    figure, axes = panels([0.65, 0.78, 0.78, 0.85, 0.8][:len(names)], columns=len(systems), width=PAGE if len(systems) > 1 else 4.5)
+    figure, axes = panels([0.65, 0.8, 0.8, 0.9, 0.9][:len(names)], columns=len(systems), width=PAGE if len(systems) > 1 else 4.5)
     for (system, part), column in zip(systems, axes.T):
         panel = {n: p for n, p in part.groupby("panel", sort=False)}
         true = panel["moments"][panel["moments"].series == "true"]

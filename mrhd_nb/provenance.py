@@ -45,10 +45,11 @@ def listed(
 # %% ../nbs/20a_provenance.ipynb #244d2dc0
 def find_record(
     records:Sequence[Record],
-    which:str="", # qid; empty takes the first with two windows or more
+    which:str="", # qid; empty takes the first with several windows in less than half of the video
 )->int: # its index
     "The record that a figure is about"
-    if not which: return next((i for i, r in enumerate(records) if len(r.windows or ()) > 1), 0)
+    telling = lambda r: len(r.windows or ()) > 1 and sum(e-s for s, e in r.windows) < r.duration/2
+    if not which: return next((i for i, r in enumerate(records) if telling(r)), 0)
     found = [i for i, r in enumerate(records) if str(r.qid) == which]
     if not found: raise InputError(f"record '{which}': no such qid in the validation split; one of {', '.join(str(r.qid) for r in records[:5])}, ...")
     return found[0]
