@@ -37,7 +37,7 @@ figures: $(READY)  ## make demo, then put its figures into figures/, each beside
 	@$(VENV)/bin/mrhd demo --out runs/demo --figures figures
 
 test: $(READY)  ## run every test, the notebooks included
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadgroup tests
 
 prepare: $(READY)  ## before a commit: export the notebooks, clean them, render README.md, test
 	$(VENV)/bin/nbdev_export

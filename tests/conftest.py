@@ -10,6 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "xdist_group(name): tests that stay in one process (pytest-xdist)")
+
+
+def pytest_collection_modifyitems(items):
+    "Spread over processes, a file stays in one of them, so that its fixtures are made once; notebooks go one by one"
+    for item in items:
+        if item.path.stem != "test_notebooks": item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def root()->Path:
     "The repository"
