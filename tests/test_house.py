@@ -126,16 +126,16 @@ def test_libraries_stay_in_their_places(path):
 
 @library
 def test_exported_code_draws_from_named_generators(path):
-    "First weights are the exception, as in torch itself: `models` seeds them"
+    "First weights and dropout are the exceptions, as in torch itself: `models` seeds the ones, `training` the other"
     for cell in cells(path):
         if not cell.exported: continue
-        first_weights = {n for f in ast.walk(cell.tree) if isinstance(f, ast.FunctionDef) and f.name == "__init__" for n in ast.walk(f)}
+        excepted = {n for f in ast.walk(cell.tree) if isinstance(f, ast.FunctionDef) and f.name in ("__init__", "drop") for n in ast.walk(f)}
         for node in ast.walk(cell.tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute): continue
             name, call = node.func.attr, ast.unparse(node.func)
             if re.match(r"(np|numpy)\.random\.", call): assert name in {"default_rng", "Generator", "PCG64"}, call
             if re.search(r"\bmanual_seed(_all)?$", call) and call.startswith("torch."): assert module_name(path) in SEEDERS, call
-            if name in DRAWS and (call.startswith("torch.") or name.endswith("_")) and node not in first_weights:
+            if name in DRAWS and (call.startswith("torch.") or name.endswith("_")) and node not in excepted:
                 assert "generator" in {k.arg for k in node.keywords}, f"{call} draws from the global generator"
 
 
