@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from .batches import Batch, Targets
 from .config import InputError, LossConfig, ModelConfig, Quirks, RunConfig, parse_config, preset, to_dict, write_atomic
@@ -56,7 +56,8 @@ def save_model(
     tensors = model.state_dict() | {f"weighting.{n}": t for n, t in (weighting.state_dict() if weighting else {}).items()}
     header = {"config": json.dumps(to_dict(config)), "schema": str(config.schema), "streams": json.dumps([s.name for s in config.data.streams]),
               "feedback_on": json.dumps(model.feedback_on)}
-    with write_atomic(path) as t: save_file({n: v.detach().cpu().contiguous() for n, v in tensors.items()}, t, metadata=header)
+    plain = {n: v.detach().cpu().contiguous() for n, v in tensors.items()}
+    with write_atomic(path) as t: t.write_bytes(save(plain, metadata=header)) # save_file would keep others from reading it
 
 # %% ../nbs/16_checkpoints.ipynb #ec6c2a35
 def read_tensors(path:str|Path)->tuple[dict[str, Tensor], dict[str, str]]: # tensors, header

@@ -9,7 +9,7 @@ __all__ = ['QueryAttention', 'ClipAttention', 'DecoderLayer', 'modulate', 'Momen
 # %% ../nbs/10_decoder.ipynb #67c4be1c
 import torch
 from torch import Tensor, nn
-from .layers import MLP, FeedForward, Pointwise, attend, inverse_sigmoid, merge_heads, reference_code, split_heads
+from .layers import MLP, Dropout, FeedForward, Pointwise, attend, inverse_sigmoid, merge_heads, reference_code, split_heads
 
 # %% ../nbs/10_decoder.ipynb #56868c46
 class QueryAttention(nn.Module):
@@ -86,7 +86,7 @@ class DecoderLayer(nn.Module):
         self.clips = ClipAttention(width=width, heads=heads, dropout=dropout, first=first)
         self.feed = FeedForward(width=width, inner=ffn, dropout=dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self,
         state:Tensor,      # (B, N, D)

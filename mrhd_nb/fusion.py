@@ -10,7 +10,7 @@ __all__ = ['ProjectionStage', 'InputProjection', 'Taps', 'mean_rows', 'tap', 'Co
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
-from .layers import FeedForward, PackedAttention, Pointwise
+from .layers import Dropout, FeedForward, PackedAttention, Pointwise
 
 # %% ../nbs/07_fusion.ipynb #0504f26f
 class ProjectionStage(nn.Module):
@@ -22,7 +22,7 @@ class ProjectionStage(nn.Module):
         dropout:float=0.,
     ):
         super().__init__()
-        self.norm, self.drop, self.linear = nn.LayerNorm(enter), nn.Dropout(dropout), nn.Linear(enter, leave)
+        self.norm, self.drop, self.linear = nn.LayerNorm(enter), Dropout(dropout), nn.Linear(enter, leave)
 
     def forward(self, x:Tensor)->Tensor: return self.linear(self.drop(self.norm(x)))
 
@@ -87,7 +87,7 @@ class ContextQueryAttention(nn.Module):
         super().__init__()
         self.clip_score, self.token_score = (nn.Parameter(torch.empty(width, 1)) for _ in range(2)) # w_c, w_q
         self.product_score = nn.Parameter(torch.empty(1, 1, width))                                # w_m
-        self.merge, self.drop = Pointwise(enter=4*width, leave=width), nn.Dropout(dropout)
+        self.merge, self.drop = Pointwise(enter=4*width, leave=width), Dropout(dropout)
         for w in (self.clip_score, self.token_score, self.product_score): nn.init.xavier_uniform_(w)
 
     def similarity(self, clips:Tensor, tokens:Tensor)->Tensor: # (B, L, D), (B, T, D) -> S (B, L, T)
@@ -156,7 +156,7 @@ class FusionLayer(nn.Module):
         self.attention = PackedAttention(width=width, heads=heads, dropout=dropout)
         self.feed = FeedForward(width=width, inner=ffn, dropout=dropout)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self,
         clips:Tensor,     # X (B, L, D)
