@@ -400,15 +400,26 @@ PRESETS = {"tr_detr": _TR_DETR} | {
     f"taskweave_{direction}": {**_TASKWEAVE, "model.feedback.direction": direction} for direction in ("mr2hd", "hd2mr", "both")}
 
 # %% ../nbs/00_config.ipynb #2d827862
-_SMALL = {"model.heads": 4, "model.dropout": 0.1, "model.input_dropout": 0.2, "training.clip_norm": 1., "training.warmup": 0.05,
-          "training.schedule": "cosine", "training.ema_every": "step"}
-RECIPES:dict[str, dict[str, Any]] = {
-    "synthetic": {**_SMALL, "model.width": 64, "model.ffn": 128, "training.epochs": 20, "training.lr": 1e-3},
-    "charades_clip": {**_SMALL, "model.width": 128, "model.ffn": 256, "training.epochs": 30, "training.lr": 5e-4, "training.eval_every": 3},
-    "tvsum": {"training.epochs": 2000, "training.batch_size": 4, "training.lr": 1e-3, "training.select_by": "mAP"},
+_SMALL = {"model.width": 64, "model.ffn": 128, "model.heads": 4, "model.dropout": 0.1, "model.input_dropout": 0.2, "training.clip_norm": 1.,
+          "training.warmup": 0.05, "training.schedule": "cosine", "training.ema_every": "step", "training.ema_decay": 0.99}
+_SHALLOW = {"model.dropout": 0., "model.encoder_layers": 1, "training.batch_size": 16, "training.lr": 5e-4}
+RECIPES:dict[str, dict[str, dict[str, Any]]] = { # data set -> beginning of a preset's name -> dotted names
+    "synthetic": {
+        "": {**_SMALL, "training.epochs": 20, "training.lr": 1e-3},
+        "tr_detr": {"model.dropout": 0., "model.input_dropout": 0.1, "training.batch_size": 16, "training.lr": 5e-4, "training.epochs": 14}},
+    "charades_clip": {
+        "": {**_SMALL, "training.epochs": 30, "training.lr": 1e-3, "training.bucket": 8, "training.eval_every": 3},
+        "tr_detr": {**_SHALLOW, "model.input_dropout": 0.3, "training.bucket": 16, "training.losses.label": 10., "training.losses.saliency": 4.,
+                    "training.losses.clip_alignment": 2., "training.epochs": 40}},
+    "tvsum": {"": {"training.epochs": 2000, "training.batch_size": 4, "training.lr": 1e-3, "training.select_by": "mAP"}},
 }
 
-# %% ../nbs/00_config.ipynb #430a1a54
+def _recipe(data:str, preset:str)->dict[str, Any]:
+    "What suits a preset on a data set"
+    entries = RECIPES.get(data, {}).items()
+    return {name: value for start, changes in entries if preset.startswith(start) for name, value in changes.items()}
+
+# %% ../nbs/00_config.ipynb #cbe8c330
 def _parse(text:str)->Any:
     "An override's value: JSON if it is JSON, else the text itself"
     try: return json.loads(text)
@@ -426,7 +437,7 @@ def parse_overrides(
         if not equals or not name.strip(): raise InputError(f"override '{name}': expected NAME=VALUE, such as training.epochs=3")
     return {name.strip(): _parse(value.strip()) for name, _, value in pairs}
 
-# %% ../nbs/00_config.ipynb #45c0fd0b
+# %% ../nbs/00_config.ipynb #c8de46c0
 def override(
     config:Any,            # any configuration
     changes:dict[str, Any], # dotted name -> value
@@ -443,7 +454,7 @@ def override(
     nested = {h: override(getattr(config, h), v) for h, v in grouped.items() if isinstance(v, dict)}
     return replace(config, **(grouped | nested))
 
-# %% ../nbs/00_config.ipynb #7318d964
+# %% ../nbs/00_config.ipynb #38797a98
 def run_config(
     preset:str,                # one of PRESETS
     data:str|DataConfig="qvhighlights", # registered name, data file, or the configuration itself
@@ -458,11 +469,11 @@ def run_config(
     changes = parse_overrides(overrides)
     quirks = Quirks.released() if fidelity == "released" else Quirks()
     config = RunConfig(preset, data, ModelConfig(quirks=quirks), TrainingConfig(), seed, fidelity)
-    config = override(config, PRESETS[preset] | RECIPES.get(data.name, {}) | changes)
+    config = override(config, PRESETS[preset] | _recipe(data.name, preset) | changes)
     widths = {"model.video_dim": config.data.video_dim, "model.text_dim": config.data.text.dim}
     return override(config, {k: v for k, v in widths.items() if k not in changes})
 
-# %% ../nbs/00_config.ipynb #486f1592
+# %% ../nbs/00_config.ipynb #005f74e4
 def preset(
     name:str,                 # one of PRESETS
     fidelity:str="corrected", # or "released"
