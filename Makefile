@@ -33,8 +33,9 @@ $(READY): constraints.txt settings.ini setup.py
 demo: $(READY)  ## train, score and draw both systems on the embedded benchmark; finished steps are not repeated
 	@$(VENV)/bin/mrhd demo --out runs/demo
 
-figures: $(READY)  ## make demo, then put its figures into figures/, each beside its data
+figures: $(READY)  ## make demo, then put its figures into figures/, each beside its data, and its TaskWeave into the package
 	@$(VENV)/bin/mrhd demo --out runs/demo --figures figures
+	@mkdir -p mrhd_nb/weights && cp runs/demo/taskweave_mr2hd-0/last.safetensors mrhd_nb/weights/taskweave_mr2hd.safetensors
 
 test: $(READY)  ## run every test, the notebooks included
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadgroup tests
