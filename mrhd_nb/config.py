@@ -405,9 +405,9 @@ _SMALL = {"model.width": 64, "model.ffn": 128, "model.heads": 4, "model.dropout"
 _SHALLOW = {"model.dropout": 0., "model.encoder_layers": 1, "training.batch_size": 16, "training.lr": 5e-4}
 RECIPES:dict[str, dict[str, dict[str, Any]]] = { # data set -> beginning of a preset's name -> dotted names
     "synthetic": {
-        "": {**_SMALL, "model.dropout": 0., "model.input_dropout": 0.1, "training.batch_size": 16, "training.epochs": 12},
-        "tr_detr": {"training.lr": 5e-4, "training.epochs": 14},
-        "taskweave": {"training.lr": 1e-3, "training.weight_rate": 20., "model.experts.mr": "identity", "model.fusion_layers": 1, "model.encoder_layers": 1}},
+        "": {**_SMALL, "model.dropout": 0., "model.input_dropout": 0.1, "training.batch_size": 16, "training.ema_decay": 0.98, "training.epochs": 14},
+        "tr_detr": {"training.lr": 5e-4},
+        "taskweave": {"training.lr": 1e-3, "training.weight_rate": 20., "training.epochs": 18, "model.experts.mr": "identity", "model.fusion_layers": 1, "model.encoder_layers": 1}},
     "charades_clip": {
         "": {**_SMALL, "training.epochs": 30, "training.lr": 1e-3, "training.bucket": 8, "training.eval_every": 3},
         "tr_detr": {**_SHALLOW, "model.input_dropout": 0.3, "training.bucket": 16, "training.losses.label": 10., "training.losses.saliency": 4.,
