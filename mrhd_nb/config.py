@@ -469,6 +469,7 @@ def run_config(
     if preset not in PRESETS: raise InputError(f"preset '{preset}': unknown; one of {', '.join(PRESETS)}")
     data = data_config(data) if isinstance(data, str) else data
     changes = parse_overrides(overrides)
+    fidelity = changes.pop("fidelity", fidelity)                       # decides the quirks, so it is not one change among others
     quirks = Quirks.released() if fidelity == "released" else Quirks()
     config = RunConfig(preset, data, ModelConfig(quirks=quirks), TrainingConfig(), seed, fidelity)
     config = override(config, PRESETS[preset] | _recipe(data.name, preset) | changes)

@@ -76,8 +76,7 @@ def experiment_config(
     "The configuration that an experiment notebook's parameters stand for"
     changes = parse_overrides(overrides)
     if config: return override(read_config(config), changes)
-    fidelity = changes.pop("fidelity", "corrected")
-    return run_config(preset, data, seed=seed, fidelity=fidelity, overrides=changes)
+    return run_config(preset, data, seed=seed, overrides=changes)
 
 # %% ../nbs/21_experiments.ipynb #b51d5d26
 def run_folder(
