@@ -406,7 +406,7 @@ _SHALLOW = {"model.dropout": 0., "model.encoder_layers": 1, "training.batch_size
 RECIPES:dict[str, dict[str, dict[str, Any]]] = { # data set -> beginning of a preset's name -> dotted names
     "synthetic": {
         "": {**_SMALL, "model.dropout": 0., "model.input_dropout": 0.1, "training.batch_size": 16, "training.ema_decay": 0.98, "training.epochs": 14},
-        "tr_detr": {"training.lr": 5e-4},
+        "tr_detr": {"training.lr": 5e-4, "training.epochs": 20},
         "taskweave": {"training.lr": 1e-3, "training.weight_rate": 20., "training.epochs": 18, "model.experts.mr": "identity", "model.fusion_layers": 1, "model.encoder_layers": 1}},
     "charades_clip": {
         "": {**_SMALL, "training.epochs": 30, "training.lr": 1e-3, "training.bucket": 8, "training.eval_every": 3},
