@@ -437,9 +437,10 @@ def curves_table(
 @mpl.rc_context(STYLE)
 def draw_curves(
     table:pd.DataFrame, # as `curves_table` makes it
-    quantities:Sequence[str]=("moments", "saliency", "MR-full-R1@0.5"), # one panel each
+    quantities:Sequence[str]=(), # one panel each; none: the losses that are not zero, and R1@0.5 or TVSum's mAP
 )->Figure:
     "A panel per quantity, a line per run"
+    quantities = quantities or [n for n in ("moments", "saliency", "MR-full-R1@0.5", "mAP") if table[table.quantity == n].value.any()]
     for name in quantities:
         if name not in set(table.quantity): raise InputError(f"quantity '{name}': not in the table; one of {', '.join(table.quantity.unique())}")
     figure, (axes,) = panels([1.9], columns=len(quantities))
