@@ -95,7 +95,7 @@ def total_loss(
     "The weighted sum of the terms, or a loud stop"
     loss = weighting(terms)
     if torch.isfinite(loss): return loss
-    raise NonFiniteLoss(f"loss {float(loss)}: " + ", ".join(f"{n} {v:.4g}" for n, v in terms.asdict().items()))
+    raise NonFiniteLoss(f"loss {float(loss.detach())}: " + ", ".join(f"{n} {v:.4g}" for n, v in terms.asdict().items()))
 
 # %% ../nbs/18_training.ipynb #19ded395
 def train_step(
