@@ -209,7 +209,7 @@ def _add_predict(parser:Parser)->None:
     parser.add_argument("--features", action="append", default=[], metavar="F", help="clip features, .npz or .npy; once per stream, in the checkpoint's order")
     parser.add_argument("--query-features", default="", metavar="Q", help="word features of the query, .npz or .npy")
     parser.add_argument("--query", default="", help="the words: repeated in the answer, or asked about the example")
-    parser.add_argument("--example", type=int, default=0, metavar="N", help="without features: the N-th validation query of the embedded benchmark")
+    parser.add_argument("--example", type=int, default=3, metavar="N", help="without features: the N-th validation query of the embedded benchmark (3, the first that asks for one short moment)")
     parser.add_argument("--video", default="", metavar="V.mp4", help="not possible without an encoder; says what to do instead")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
