@@ -443,14 +443,18 @@ def draw_curves(
     quantities = quantities or [n for n in ("moments", "saliency", "MR-full-R1@0.5", "mAP") if table[table.quantity == n].value.any()]
     for name in quantities:
         if name not in set(table.quantity): raise InputError(f"quantity '{name}': not in the table; one of {', '.join(table.quantity.unique())}")
-    figure, (axes,) = panels([1.9], columns=len(quantities))
+    runs = list(table.run.unique())
+    columns = max(1, min(4, 84//(6+max(map(len, runs)))))               # of the legend, as many as fit the page
+    figure, (axes,) = panels([1.7+0.16*-(-len(runs)//columns)], columns=len(quantities))
     for name, ax in zip(quantities, axes):
         for (run, part), colour in zip(table[table.quantity == name].groupby("run", sort=False), COLOURS*len(table)):
             ax.plot(part.epoch, part.value, color=colour, marker="." if len(part) < 30 else "", label=run)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="epoch", ylabel={"moments": "moment loss", "saliency": "saliency loss"}.get(name, name))
+        values = table[table.quantity == name].value
+        if values.min() > 0 and values.max() > 10*values.min(): ax.set_yscale("log")
         ax.grid()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 # %% ../nbs/20_figures.ipynb #5fb2f12d
