@@ -452,7 +452,7 @@ def draw_curves(
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="epoch", ylabel={"moments": "moment loss", "saliency": "saliency loss"}.get(name, name))
         values = table[table.quantity == name].value
-        if values.min() > 0 and values.max() > 10*values.min(): ax.set_yscale("log")
+        if name in ("moments", "saliency") and values.min() > 0 and values.max() > 10*values.min(): ax.set_yscale("log")
         ax.grid()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
