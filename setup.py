@@ -34,7 +34,7 @@ setup(
     python_requires=">="+settings["min_python"], install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split()},
     packages=find_packages(include=[settings["lib_name"]]),
-    package_data={settings["lib_name"]: ["py.typed", "weights/*"]},
+    package_data={settings["lib_name"]: ["py.typed", "*.yaml", "weights/*"]},
     entry_points={"console_scripts": settings["console_scripts"].split("\n")},
     cmdclass={"build_py": BuildWithNotebooks}, zip_safe=False,
 )

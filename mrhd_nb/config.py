@@ -9,12 +9,13 @@ __all__ = ['EXPERTS', 'DATA', 'SCHEMA', 'PRESETS', 'RECIPES', 'InputError', 'wri
            'to_dict', 'parse_config', 'read_config', 'parse_overrides', 'override', 'run_config', 'preset']
 
 # %% ../nbs/00_config.ipynb #55176355
-import contextlib, dataclasses, hashlib, json, math, os, types, typing
+import contextlib, dataclasses, hashlib, importlib.resources, json, math, os, types, typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterator
 import numpy as np
 import torch
+import yaml
 
 # %% ../nbs/00_config.ipynb #73a32d20
 class InputError(ValueError):
@@ -245,6 +246,7 @@ class DataConfig:
     streams:tuple[StreamConfig, ...]
     text:StreamConfig
     root:str = ""                # folder of the feature files; environment variables are expanded
+    annotations:tuple[str, ...] = () # more folders, for annotation files that do not lie in the root
     train:str = ""               # annotation file, below the root or absolute
     val:str = ""
     clip_length:float = 2.       # seconds
@@ -261,6 +263,7 @@ class DataConfig:
     def __post_init__(self):
         _one_of(self, dataset=("qvhighlights", "charades", "tvsum", "youtube"))
         _at_least(self, clip_length=1e-6, max_windows=1)
+        if not self.streams: raise InputError("field 'streams': empty; a video needs at least one")
 
     @property
     def video_dim(self)->int:
@@ -271,47 +274,14 @@ class DataConfig:
 # %% ../nbs/00_config.ipynb #179736d7
 def data_path(
     data:DataConfig,
-    path:str="", # below the root, or absolute; empty for the root
+    path:str="", # in the root or one of `annotations`, or absolute; empty for the root
 )->Path:
     "A path of the data configuration with its environment variables expanded"
     for text in (data.root, path):
         if "MRHD_DATA" in text and not os.environ.get("MRHD_DATA"):
             raise InputError(f"data '{data.name}': set the environment variable MRHD_DATA to the folder that holds it")
-    return Path(os.path.expandvars(data.root))/os.path.expandvars(path)
-
-# %% ../nbs/00_config.ipynb #5c615a0f
-_TEXT = "clip_text_features/qid{qid}.npz"
-_ROOT = "${MRHD_DATA}"
-
-def _synthetic()->DataConfig:
-    "The embedded benchmark, made from its seed when it is asked for"
-    return DataConfig("synthetic", "qvhighlights", (StreamConfig("clip", ("clip_features/{vid}.npz",), 64, "features"),),
-        StreamConfig("words", (_TEXT,), 64, "last_hidden_state"), train_queries=1200, val_queries=300)
-
-def _qvhighlights()->DataConfig:
-    "QVHighlights in the released feature layout"
-    streams = (StreamConfig("slowfast", ("slowfast_features/{vid}.npz",), 2304, "features"),
-               StreamConfig("clip", ("clip_features/{vid}.npz",), 512, "features"))
-    return DataConfig("qvhighlights", "qvhighlights", streams, StreamConfig("clip_text", (_TEXT,), 512, "last_hidden_state"),
-        root=f"{_ROOT}/qvhighlights", train="highlight_train_release.jsonl", val="highlight_val_release.jsonl")
-
-def _charades_clip()->DataConfig:
-    "Charades-STA videos with one CLIP row a second and sentence-encoder tokens"
-    return DataConfig("charades_clip", "charades", (StreamConfig("clip", ("clip/{vid}.npz",), 512, "features"),),
-        StreamConfig("minilm", ("minilm_text/qid{qid}.npz",), 384, "last_hidden_state"), root=f"{_ROOT}/charades",
-        train="charades_clip_train.jsonl", val="charades_clip_val.jsonl", clip_length=1., round_to=None)
-
-def _tvsum()->DataConfig:
-    "TVSum with UMT's I3D features; the annotations may lie beside the features or in a reference folder"
-    i3d = StreamConfig("i3d", ("video_features/{vid}_rgb.npy", "video_features/{vid}_opt.npy"), 2048)
-    places = [f"{_ROOT}/tvsum", f"{_ROOT}/annotations/tvsum", f"{_ROOT}/../reference/annotations/tvsum"]
-    found = next((p for p in places if Path(os.path.expandvars(p), "tvsum_train.jsonl").is_file()), places[0])
-    return DataConfig("tvsum", "tvsum", (i3d,), StreamConfig("clip_text", ("query_features/{qid}.npz",), 512, "token", False),
-        root=f"{_ROOT}/tvsum", train=f"{found}/tvsum_train.jsonl", val=f"{found}/tvsum_val.jsonl",
-        max_clips=1000, max_tokens=None, round_to=None)
-
-# %% ../nbs/00_config.ipynb #e08e5823
-DATA = {"synthetic": _synthetic, "qvhighlights": _qvhighlights, "charades_clip": _charades_clip, "tvsum": _tvsum}
+    places = [Path(os.path.expandvars(folder))/os.path.expandvars(path) for folder in (data.root, *(data.annotations if path else ()))]
+    return next((place for place in places if place.exists()), places[0])
 
 # %% ../nbs/00_config.ipynb #3f78e3e6
 def _fits(value:Any, hint:Any, where:str)->Any:
@@ -342,13 +312,20 @@ def from_dict(
     except TypeError: raise InputError(f"{where}: needs {', '.join(f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING)}") from None
     except InputError as e: raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from None
 
+# %% ../nbs/00_config.ipynb #903a1125
+def _packaged(name:str)->dict[str, Any]:
+    "The contents of a YAML file of the package"
+    return yaml.safe_load(importlib.resources.files("mrhd_nb").joinpath(name).read_text(encoding="utf-8"))
+
+DATA = {name: from_dict(DataConfig, {"name": name} | fields, f"data '{name}'") for name, fields in _packaged("datasets.yaml").items()}
+
 # %% ../nbs/00_config.ipynb #080f7156
 def data_config(
     name:str, # registered name, name/DOMAIN, or path of a JSON file
 )->DataConfig:
     "The data configuration that a name or a file stands for"
     base, _, domain = name.partition("/")
-    if base in DATA: return replace(DATA[base](), domain=domain)
+    if base in DATA: return replace(DATA[base], domain=domain)
     if not name.endswith(".json"):
         raise InputError(f"data '{name}': not registered; one of {', '.join(DATA)}, or a .json file that describes it")
     data = from_dict(DataConfig, read_json(name), name)
@@ -400,26 +377,12 @@ PRESETS = {"tr_detr": _TR_DETR} | {
     f"taskweave_{direction}": {**_TASKWEAVE, "model.feedback.direction": direction} for direction in ("mr2hd", "hd2mr", "both")}
 
 # %% ../nbs/00_config.ipynb #2d827862
-_SMALL = {"model.width": 64, "model.ffn": 128, "model.heads": 4, "model.dropout": 0.1, "model.input_dropout": 0.2, "training.clip_norm": 1.,
-          "training.warmup": 0.05, "training.schedule": "cosine", "training.ema_every": "step", "training.ema_decay": 0.99}
-_SHALLOW = {"model.dropout": 0., "model.encoder_layers": 1, "training.batch_size": 16, "training.lr": 5e-4}
-RECIPES:dict[str, dict[str, dict[str, Any]]] = { # data set -> beginning of a preset's name -> dotted names
-    "synthetic": {
-        "": {**_SMALL, "model.dropout": 0., "model.input_dropout": 0.1, "training.batch_size": 16, "training.ema_decay": 0.98, "training.epochs": 14},
-        "tr_detr": {"training.lr": 5e-4, "training.epochs": 20},
-        "taskweave": {"training.lr": 1e-3, "training.weight_rate": 20., "training.epochs": 18, "model.experts.mr": "identity", "model.fusion_layers": 1, "model.encoder_layers": 1}},
-    "charades_clip": {
-        "": {**_SMALL, "training.epochs": 30, "training.lr": 1e-3, "training.bucket": 8, "training.eval_every": 3},
-        "tr_detr": {**_SHALLOW, "model.input_dropout": 0.3, "training.bucket": 16, "training.losses.label": 10., "training.losses.saliency": 4.,
-                    "training.losses.clip_alignment": 2., "training.epochs": 40}},
-    "tvsum": {"": {"model.width": 64, "model.ffn": 128, "model.heads": 4, "training.epochs": 2000, "training.batch_size": 4, "training.lr": 1e-3,
-                   "training.select_by": "mAP"}}, # the official protocol but for the width, which is 256 in the papers
-}
+RECIPES:dict[str, dict[str, dict[str, Any]]] = _packaged("recipes.yaml") # data set -> beginning of a preset's name, or all -> dotted names
 
 def _recipe(data:str, preset:str)->dict[str, Any]:
     "What suits a preset on a data set"
     entries = RECIPES.get(data, {}).items()
-    return {name: value for start, changes in entries if preset.startswith(start) for name, value in changes.items()}
+    return {name: value for start, changes in entries if start == "all" or preset.startswith(start) for name, value in changes.items()}
 
 # %% ../nbs/00_config.ipynb #cbe8c330
 def _parse(text:str)->Any:

@@ -180,7 +180,7 @@ def test_qvhighlights_sample(shared):
     np.testing.assert_allclose(batch.tokens[0], unit(text), atol=1e-6)
     np.testing.assert_allclose(batch.targets.spans[0], [[15/150, 30/150], [94/150, 32/150]], atol=1e-7)
     # with audio, which this sample lacks: 60 rows for 75 clips, each part with its own endpoints
-    heard = replace(data, streams=(*data.streams, StreamConfig("pann", ("pann_features/{vid}.npy",), 2048, audio=True)))
+    heard = data_config("qvhighlights_audio")
     audio = np.random.default_rng(0).standard_normal((60, 2048))
     video = MemoryFeatures({records[0].vid: [slowfast, clip, audio]}, {}, heard).video(records[0])
     assert video.shape == (60, heard.video_dim) == (60, 4868)
@@ -190,8 +190,7 @@ def test_qvhighlights_sample(shared):
 @pytest.mark.parametrize("audio", [False, True])
 def test_every_tvsum_video(shared, monkeypatch, audio):
     monkeypatch.setenv("MRHD_DATA", str(shared/"features"))
-    folder, data = shared/"features/tvsum", data_config("tvsum")
-    if audio: data = replace(data, streams=(*data.streams, StreamConfig("pann", ("audio_features/{vid}.npy",), 2048, audio=True)))
+    folder, data = shared/"features/tvsum", data_config("tvsum_audio" if audio else "tvsum")
     records = split(shared, "tvsum", "train") + split(shared, "tvsum", "val")
     seen = 0
     for batch in iterate(MomentDataset(records, FeatureFolder(data), data, cache=False), 10):
