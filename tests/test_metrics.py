@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mrhd_nb.config import InputError, rng
 from mrhd_nb.metrics import evaluate, evaluate_qvhighlights, evaluate_tvsum, per_query_qvhighlights
+from mrhd_nb.per_query import averages, per_query
 
 SUBMISSIONS = ("moment_detr_sample_val", "tr_detr_val", "taskweave_mr2hd_val", "taskweave_hd2mr_val")
 
@@ -76,3 +77,12 @@ def test_true_answers_on_real_annotations(shared, dataset, file, best):
     if dataset == "youtube":                                              # videos without a positive clip count 0
         domains = {d: [any(map(any, t["label"])) for t in truth if t["domain"] == d] for d in report["domains"]}
         assert report["domains"] == {d: round(float(np.mean(found)), 5) for d, found in domains.items()}
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+def test_means_of_the_per_query_table_are_the_official_numbers(shared, annotations, name):
+    folder = shared/"reference/submissions"
+    table = per_query("qvhighlights", folder/f"{name}.jsonl", annotations)
+    expected = json.loads((folder/f"{name}.metrics.json").read_text())["brief"]
+    assert {k: round(float(v), 2) for k, v in averages(table).items()} == expected
+    assert table.vid.nunique() == 1519 and table["MR-short-mAP"].count() < len(table) == 1550
