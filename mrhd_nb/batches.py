@@ -154,22 +154,26 @@ class Batch:
         return replace(self, **tensors, targets=self.targets and self.targets.to(device))
 
 # %% ../nbs/05_batches.ipynb #6412e267
+def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
+    "True where a sample of this length has a row"
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
 def _pad(rows:Sequence[Tensor])->tuple[Tensor, Tensor]:
     "Tables of different length as one (B, L, D), and its mask (B, L)"
-    lengths = torch.tensor([len(x) for x in rows])
-    return pad_sequence(list(rows), batch_first=True), torch.arange(int(lengths.max())) < lengths[:, None]
+    return pad_sequence(list(rows), batch_first=True), _mask([len(x) for x in rows])
+
+def _targets(labels:Sequence[Labels|None])->Targets|None:
+    "The labels of a batch; None if a sample has none"
+    if any(l is None for l in labels): return None
+    return Targets(tuple(l.spans for l in labels), _pad([l.saliency for l in labels])[0], torch.stack([l.positive for l in labels]),
+                   torch.stack([l.negative for l in labels]), _pad([l.relevant for l in labels])[0], any(l.has_moments for l in labels))
 
 def collate(
     samples:Sequence[Sample], # of one data set
 )->Batch:
     "Pad samples to the longest among them"
-    video, clip_mask = _pad([s.video for s in samples])
-    tokens, token_mask = _pad([s.tokens for s in samples])
-    labels, targets = [s.labels for s in samples], None
-    if all(l is not None for l in labels):
-        targets = Targets(tuple(l.spans for l in labels), _pad([l.saliency for l in labels])[0], torch.stack([l.positive for l in labels]),
-                          torch.stack([l.negative for l in labels]), _pad([l.relevant for l in labels])[0], any(l.has_moments for l in labels))
-    return Batch(video, clip_mask, tokens, token_mask, targets, tuple(s.record for s in samples), samples[0].clip_length)
+    return Batch(*_pad([s.video for s in samples]), *_pad([s.tokens for s in samples]), _targets([s.labels for s in samples]),
+                 tuple(s.record for s in samples), samples[0].clip_length)
 
 # %% ../nbs/05_batches.ipynb #d47302b3
 CACHE_BYTES = 2<<30 # of assembled features kept by one data set; past it, features are read again each time
@@ -187,7 +191,9 @@ class MomentDataset:
         for record in records:
             if record.dataset != data.dataset:
                 raise InputError(f"{record.source}: field 'dataset': read as {record.dataset}, but data '{data.name}' are {data.dataset}")
-        self.records, self.source, self.data, self.cache = list(records), source, data, cache
+        self.records, self.source, self.data = list(records), source, data
+        self.gathers = hasattr(source, "gather_videos")
+        self.cache = cache and not self.gathers
         self._kept:dict[tuple[str, int|str], Tensor] = {}
         self._bytes = 0
 
@@ -213,6 +219,19 @@ class MomentDataset:
         labels = label(record, len(video), self.data, generator or named_generator(0, "labels", i))
         return Sample(record, video, tokens, labels, self.data.clip_length)
 
+    def batch(
+        self,
+        chosen:Sequence[int], # indices of records
+        epoch:int=0,          # number from which labels are drawn, with the index
+    )->Batch:
+        "Some records as one padded batch"
+        draws = [named_generator(epoch, "labels", i) for i in chosen]
+        if not self.gathers: return collate([self.sample(i, draw) for i, draw in zip(chosen, draws)])
+        records = [self.records[i] for i in chosen]
+        (video, clips), (tokens, words) = self.source.gather_videos(records), self.source.gather_tokens(records)
+        labels = [label(record, n, self.data, draw) for record, n, draw in zip(records, clips, draws)]
+        return Batch(torch.from_numpy(video), _mask(clips), torch.from_numpy(tokens), _mask(words), _targets(labels), tuple(records), self.data.clip_length)
+
 # %% ../nbs/05_batches.ipynb #dc4ffa2b
 def _order(
     lengths:Sequence[float], # of the videos, in any unit
@@ -237,11 +256,10 @@ def iterate(
 )->Iterator[Batch]:
     "The batches of one epoch"
     if shuffle and generator is None: raise ValueError("shuffling needs a generator")
-    epoch = None if generator is None else int(torch.randint(1<<62, (), generator=generator))
+    epoch = 0 if generator is None else int(torch.randint(1<<62, (), generator=generator))
     if shuffle: batches = _order([r.duration for r in dataset.records], batch_size, bucket, generator)
     else: batches = [range(i, min(i+batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
-    for chosen in batches:
-        yield collate([dataset.sample(i, None if epoch is None else named_generator(epoch, "labels", i)) for i in chosen])
+    for chosen in batches: yield dataset.batch(chosen, epoch)
 
 # %% ../nbs/05_batches.ipynb #6cc1627b
 def planted_batch(
