@@ -118,11 +118,12 @@ def _label_fields(values:dict, dataset:str)->dict[str, Any]:
     if "label" in given: raise InputError(f"field 'label': {dataset} has none; is this TVSum or YouTube Highlights?")
     fields = {"windows": _windows("relevant_windows", given["relevant_windows"])} if "relevant_windows" in given else {}
     if dataset == "charades": return fields
-    missing = [name for name in _QVHIGHLIGHTS if name not in given]
-    if len(missing) == 3: return {}
-    if missing: raise InputError(f"field '{missing[0]}': missing, though other labels are given")
-    ids = _clip_ids("relevant_clip_ids", given["relevant_clip_ids"])
-    return fields | {"clip_ids": ids, "saliency": _scores("saliency_scores", given["saliency_scores"], len(ids))}
+    needed = _QVHIGHLIGHTS if "saliency_scores" in given else ("relevant_windows",)*("relevant_clip_ids" in given)
+    for name in needed:
+        if name not in given: raise InputError(f"field '{name}': missing, though other labels are given")
+    if "relevant_clip_ids" in given: fields["clip_ids"] = _clip_ids("relevant_clip_ids", given["relevant_clip_ids"])
+    if "saliency_scores" in given: fields["saliency"] = _scores("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
+    return fields
 
 # %% ../nbs/02_annotations.ipynb #9fc2843f
 def parse_record(

@@ -218,6 +218,8 @@ class TrainingConfig:
     eval_every:int = 5           # epochs
     select_by:str = "MR-full-mAP" # metric whose best epoch is kept beside the last
     shuffle_queries:bool = False # control: every video is trained with another video's query
+    init:str = ""                # checkpoint or run folder whose weights the run starts from
+    init_sha256:str = ""         # of that checkpoint; filled in when the run begins
     losses:LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self):
@@ -231,7 +233,7 @@ class TrainingConfig:
 class StreamConfig:
     "One kind of feature file"
     name:str                     # such as slowfast, clip, pann
-    files:tuple[str, ...]        # paths below the data root, with {vid} or {qid}; several are joined by channel
+    files:tuple[str, ...]        # below the data root, with {vid}, {qid} or {domain}; several are joined by channel; text may have none
     dim:int                      # channels, all files together
     key:str = ""                 # array name in an .npz; empty for .npy
     normalise:bool = True        # rows to unit length
@@ -242,20 +244,22 @@ class StreamConfig:
 class DataConfig:
     "Where a data set lies and how it becomes batches"
     name:str                     # as registered, or of the file that describes it
-    dataset:str                  # label rule: qvhighlights, charades, tvsum or youtube
+    dataset:str                  # form of the annotations and way of scoring: qvhighlights, charades, tvsum or youtube
     streams:tuple[StreamConfig, ...]
     text:StreamConfig
     root:str = ""                # folder of the feature files; environment variables are expanded
     annotations:tuple[str, ...] = () # more folders, for annotation files that do not lie in the root
     train:str = ""               # annotation file, below the root or absolute
     val:str = ""
+    val_text:tuple[str, ...] = () # files of the text of `val`, where they are others than `text.files`
     clip_length:float = 2.       # seconds
     max_clips:int|None = 75      # None keeps the whole video
     max_tokens:int|None = 32
     max_windows:int = 5          # windows of a sample used in training
+    first_window:bool = False    # label clips by the first window alone; fidelity `released` sets it
     tef:bool = True              # temporal endpoints as two more channels
     round_to:float|None = 2.     # predicted times are rounded to multiples of this; None leaves them
-    domain:str = ""              # TVSum and YouTube Highlights: one domain; empty for all
+    domain:str = ""              # one domain alone; empty for all
     seed:int = 0                 # of the embedded benchmark
     train_queries:int = 0        # of the embedded benchmark
     val_queries:int = 0
@@ -434,7 +438,7 @@ def run_config(
     changes = parse_overrides(overrides)
     fidelity = changes.pop("fidelity", fidelity)                       # decides the quirks, so it is not one change among others
     quirks = Quirks.released() if fidelity == "released" else Quirks()
-    config = RunConfig(preset, data, ModelConfig(quirks=quirks), TrainingConfig(), seed, fidelity)
+    config = RunConfig(preset, replace(data, first_window=data.first_window or fidelity == "released"), ModelConfig(quirks=quirks), TrainingConfig(), seed, fidelity)
     config = override(config, PRESETS[preset] | _recipe(data.name, preset) | changes)
     widths = {"model.video_dim": config.data.video_dim, "model.text_dim": config.data.text.dim}
     return override(config, {k: v for k, v in widths.items() if k not in changes})
