@@ -257,13 +257,14 @@ def iterate(
     generator:torch.Generator|None=None, # of the epoch; None: the same labels every time
     shuffle:bool=False,                  # needs a generator
     bucket:int=1,                        # when shuffling, sort videos by duration within this many batches: less padding
+    part:slice=slice(None),              # only these of the batches: the rest of an epoch, one process's share of an evaluation
 )->Iterator[Batch]:
     "The batches of one epoch"
     if shuffle and generator is None: raise ValueError("shuffling needs a generator")
     epoch = 0 if generator is None else int(torch.randint(1<<62, (), generator=generator))
     if shuffle: batches = _order([r.duration for r in dataset.records], batch_size, bucket, generator)
     else: batches = [range(i, min(i+batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
-    for chosen in batches: yield dataset.batch(chosen, epoch)
+    for chosen in batches[part]: yield dataset.batch(chosen, epoch)
 
 # %% ../nbs/05_batches.ipynb #6cc1627b
 def planted_batch(
