@@ -49,14 +49,16 @@ def train_command(arguments:argparse.Namespace)->None:
     "Train one run through its notebook"
     from mrhd_nb.config import InputError, read_json
     from mrhd_nb.experiments import experiment_config, results_table, run_notebook
+    from mrhd_nb.training import pin_init
     resume, config, changes = arguments.resume, arguments.config, list(arguments.set)
     out = resume or arguments.out
     if resume: config = str(Path(resume)/"config.json")
     if not out: raise InputError("train: name the run's folder with --out, or an interrupted one with --resume")
     if bool(config) == bool(arguments.preset): raise InputError("train: give one of --preset, --config and --resume")
     if config and arguments.seed is not None: changes.append(f"seed={arguments.seed}")
+    if arguments.init: changes += [f"training.init={json.dumps(arguments.init)}", 'training.init_sha256=""']
     what = {"preset": arguments.preset, "data": arguments.data, "seed": arguments.seed or 0, "overrides": changes, "config": config}
-    experiment_config(**what) # refuses a wrong name before a kernel is started
+    pin_init(experiment_config(**what)) # refuses a wrong name, or weights that are not there, before a kernel is started
     run_notebook("train", out, what | {"device": arguments.device}, stream=sys.stderr)
     print(results_table(read_json(Path(out)/"metrics.json")).T.to_string())
     print(f"run folder: {out}")
@@ -175,6 +177,7 @@ def _add_train(parser:Parser)->None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one field of the configuration; may be repeated")
     parser.add_argument("--config", default="", metavar="RUN/config.json", help="repeat a run instead of --preset and --data")
     parser.add_argument("--resume", default="", metavar="RUN", help="go on in the folder of an interrupted run")
+    parser.add_argument("--init", default="", metavar="RUN", help="start from the weights of a run or checkpoint, such as one that was pre-trained")
     parser.add_argument("--seed", type=int, help="of weights, order, labels and dropout (0, or that of --config)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--out", default="", metavar="RUN", help="folder of the run")
