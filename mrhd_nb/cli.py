@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BARS', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command', 'notebooks_command', 'example_input',
            'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'demo_command',
-           'command_line', 'main']
+           'download_command', 'command_line', 'main']
 
 # %% ../nbs/22_cli.ipynb #e9ccf44f
 import argparse, importlib.resources, json, os, shutil, sys
@@ -169,6 +169,16 @@ def demo_command(arguments:argparse.Namespace)->None:
     from mrhd_nb.demo import demo
     demo(arguments.out, overrides=arguments.set, workers=arguments.workers, figures=arguments.figures, report=lambda line: print(line, flush=True))
 
+# %% ../nbs/22_cli.ipynb #d847fcef
+def download_command(arguments:argparse.Namespace)->int:
+    "Download a data set, or list where it can be had and what is there"
+    from mrhd_nb.downloads import data_folder, download, listing, read_registry
+    if arguments.name and not arguments.list: return 1 if download(arguments.name, arguments.out, only=arguments.only) else 0
+    known = bool(arguments.out or os.environ.get("MRHD_DATA"))
+    for name in [arguments.name] if arguments.name else read_registry():
+        print("\n".join(listing(name, data_folder(name, arguments.out) if known else None)))
+    return 0
+
 # %% ../nbs/22_cli.ipynb #f924fea9
 def _add_train(parser:Parser)->None:
     "Options of `mrhd train`"
@@ -216,6 +226,13 @@ def _add_predict(parser:Parser)->None:
     parser.add_argument("--video", default="", metavar="V.mp4", help="not possible without an encoder; says what to do instead")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
+def _add_download(parser:Parser)->None:
+    "Options of `mrhd download`"
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="qvhighlights, charades, tvsum or youtube; none: list all")
+    parser.add_argument("--out", default="", metavar="DIR", help="its folder ($MRHD_DATA/NAME)")
+    parser.add_argument("--only", default="", choices=["annotations", "features"], help="annotations or features")
+    parser.add_argument("--list", action="store_true", help="fetch nothing: list addresses, sizes, terms and what is there")
+
 # %% ../nbs/22_cli.ipynb #d0a69659
 COMMANDS = {
     "train": (train_command, _add_train, "train one system on one data set"),
@@ -223,6 +240,7 @@ COMMANDS = {
     "predict": (predict_command, _add_predict, "find the moments and highlights of one video"),
     "parity": (parity_command, _add_parity, "compare with golden tensors"),
     "notebooks": (notebooks_command, _add_notebooks, "list or copy the experiment notebooks"),
+    "download": (download_command, _add_download, "fetch the annotations and features of a data set"),
     "demo": (demo_command, _add_demo, "train, score and draw both systems on the embedded benchmark")}
 
 def command_line()->Parser:

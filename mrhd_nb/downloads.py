@@ -7,20 +7,20 @@ __all__ = ['KINDS', 'CHUNK', 'PROGRESS', 'RECORD', 'MAX_FILES', 'MAX_READ', 'Sou
            'Resume', 'fetch', 'place_member', 'unpack', 'read_record', 'is_there', 'settle', 'data_folder', 'by_hand',
            'download', 'listing']
 
-# %% ../nbs/03b_downloads.ipynb #42f50edf
+# %% ../nbs/03b_downloads.ipynb #ff63a27a
 import contextlib, errno, gzip, http.client, importlib.resources, os, re, shutil, stat, sys, tarfile, time, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, Callable, Iterator
-import pooch, requests
+import pooch, requests, yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 from .config import InputError, from_dict, read_json, write_json
 
-# %% ../nbs/03b_downloads.ipynb #f0239cca
+# %% ../nbs/03b_downloads.ipynb #d09aa99c
 KINDS = ("annotations", "features")
 
-# %% ../nbs/03b_downloads.ipynb #f654934e
+# %% ../nbs/03b_downloads.ipynb #d8591f22
 @dataclass(frozen=True)
 class Source:
     "One file of a data set, and where it can be had"
@@ -51,7 +51,7 @@ class Source:
         "Bytes that the file may have"
         return self.at_most if self.size is None else self.size
 
-# %% ../nbs/03b_downloads.ipynb #03648a55
+# %% ../nbs/03b_downloads.ipynb #35210265
 @dataclass(frozen=True)
 class Collection:
     "The files of one data set"
@@ -59,17 +59,18 @@ class Collection:
     terms:str                  # of use
     files:tuple[Source, ...]
 
-# %% ../nbs/03b_downloads.ipynb #f5da0ff2
+# %% ../nbs/03b_downloads.ipynb #aca7b3f1
 def read_registry(
     path:str|Path|None=None, # None: the one in the package
 )->dict[str, Collection]: # by the name of the data set
     "Where the data sets can be had"
-    path = Path(path or str(importlib.resources.files("mrhd_nb")/"registry.json"))
-    values = read_json(path)
+    path = Path(path or str(importlib.resources.files("mrhd_nb")/"registry.yaml"))
+    try: values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e: raise InputError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(values, dict) or values.pop("schema", None) != 1: raise InputError(f"{path}: field 'schema': not 1, the one that this version reads")
     return {name: from_dict(Collection, value, f"{path}: {name}") for name, value in values.items()}
 
-# %% ../nbs/03b_downloads.ipynb #c69f86d0
+# %% ../nbs/03b_downloads.ipynb #73cf4d53
 def need_space(
     folder:Path,
     size:int,  # bytes that are about to be written
@@ -79,7 +80,7 @@ def need_space(
     free = shutil.disk_usage(folder).free
     if size > free: raise InputError(f"{what}: needs {size:,} bytes in {folder}, where {free:,} are free")
 
-# %% ../nbs/03b_downloads.ipynb #09e391e7
+# %% ../nbs/03b_downloads.ipynb #1837b220
 class _Part:
     "What has come of a file, and of which version of it"
     def __init__(self, path:Path): self.file, self.record = path, path.with_name(f"{path.name}.json")
@@ -95,7 +96,7 @@ class _Part:
     def forget(self)->None:
         for path in (self.file, self.record): path.unlink(missing_ok=True)
 
-# %% ../nbs/03b_downloads.ipynb #e5376332
+# %% ../nbs/03b_downloads.ipynb #52484535
 def _version(url:str, answer:requests.Response)->tuple[int, dict]: # first byte that the answer holds, version of the file
     "Which part of which file an answer holds"
     headers, start, total = answer.headers, 0, None
@@ -106,14 +107,14 @@ def _version(url:str, answer:requests.Response)->tuple[int, dict]: # first byte 
     mark = headers.get("ETag", headers.get("Last-Modified", "")).removeprefix("W/")
     return start, {"url": url, "mark": mark, "total": total}
 
-# %% ../nbs/03b_downloads.ipynb #81540e53
+# %% ../nbs/03b_downloads.ipynb #a1500ee7
 CHUNK = 1 << 16    # bytes that are read at a time
 PROGRESS = 1 << 20 # bytes that make an attempt worth while
 
 class _Cut(Exception):
     "What may be better at the next attempt"
 
-# %% ../nbs/03b_downloads.ipynb #2408ff08
+# %% ../nbs/03b_downloads.ipynb #6acef92a
 def _check(source:Source, part:_Part, url:str, answer:requests.Response)->tuple[int, int|None]: # first byte, bytes that the file must have
     "Refuse an answer that is not the rest of the file, or not the file"
     code, expected = answer.status_code, source.size
@@ -131,7 +132,7 @@ def _check(source:Source, part:_Part, url:str, answer:requests.Response)->tuple[
     if not start: write_json(part.record, version)
     return start, total or expected
 
-# %% ../nbs/03b_downloads.ipynb #5155848c
+# %% ../nbs/03b_downloads.ipynb #ceaf09b4
 def _copy(source:Source, part:_Part, url:str, answer:requests.Response)->None:
     "Append what comes to the part: all of it, but no more than the file may have"
     start, total = _check(source, part, url, answer)
@@ -147,7 +148,7 @@ def _copy(source:Source, part:_Part, url:str, answer:requests.Response)->None:
         raise InputError(f"{source.name}: {url}: sends more than the {source.limit:,} bytes allowed")
     if total is not None and got < total: raise _Cut(f"the connection was cut after {got:,} of {total:,} bytes")
 
-# %% ../nbs/03b_downloads.ipynb #5ea4f864
+# %% ../nbs/03b_downloads.ipynb #ecb558a8
 class Resume:
     "A downloader for pooch that goes on where a connection was cut"
     def __init__(
@@ -190,7 +191,7 @@ class Resume:
         except requests.RequestException as e: raise InputError(f"{self.source.name}: {url}: {e}") from None
         except OSError as e: raise InputError(f"{self.part.file}: cannot be written: {e.strerror}") from None
 
-# %% ../nbs/03b_downloads.ipynb #46f7069c
+# %% ../nbs/03b_downloads.ipynb #be4d81fa
 RECORD = "downloads.json"
 
 def fetch(
@@ -212,7 +213,7 @@ def fetch(
         else: return url
     raise InputError("; ".join(failures))
 
-# %% ../nbs/03b_downloads.ipynb #e1fefa96
+# %% ../nbs/03b_downloads.ipynb #3214bb43
 MAX_FILES = 1_000_000
 MAX_READ = 1 << 24 # bytes at once; a longer header of an archive would fill the memory
 
@@ -227,7 +228,7 @@ def place_member(
     at = next((i for i, part in enumerate(path.parts[:-1]) if part in wanted), None)
     return None if at is None else PurePosixPath(*path.parts[at:])
 
-# %% ../nbs/03b_downloads.ipynb #40ae27e5
+# %% ../nbs/03b_downloads.ipynb #6f04d725
 class _Bounded:
     "A stream that refuses to be read beyond `limit`, or much at once"
     def __init__(self, stream:BinaryIO, limit:int): self.stream, self.limit, self.last = stream, limit, b""
@@ -247,7 +248,7 @@ class _Bounded:
     def _within(self, place:int)->None:
         if place > self.limit: raise InputError(f"unpacks to more than the {self.limit:,} bytes allowed")
 
-# %% ../nbs/03b_downloads.ipynb #cb5fa65c
+# %% ../nbs/03b_downloads.ipynb #4bc066a8
 def _zip_members(path:Path)->Iterator[tuple[str, Callable[[], BinaryIO]]]: # path, how it is opened
     "The regular files of a .zip"
     with zipfile.ZipFile(path) as archive:
@@ -257,7 +258,7 @@ def _zip_members(path:Path)->Iterator[tuple[str, Callable[[], BinaryIO]]]: # pat
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR): raise InputError(f"holds {member.filename!r}, a link or a device")
             if not member.is_dir(): yield member.orig_filename, lambda m=member: archive.open(m)
 
-# %% ../nbs/03b_downloads.ipynb #f08b250a
+# %% ../nbs/03b_downloads.ipynb #e1d2e887
 def _tar_members(path:Path, limit:int)->Iterator[tuple[str, Callable[[], BinaryIO]]]:
     "The regular files of a .tar or .tar.gz, in the order in which they lie there"
     with open(path, "rb") as file:
@@ -271,7 +272,7 @@ def _tar_members(path:Path, limit:int)->Iterator[tuple[str, Callable[[], BinaryI
             if stream.last != bytes(tarfile.BLOCKSIZE): raise tarfile.ReadError("ends without the end mark") # tarfile itself says nothing
         while stream.read(CHUNK): pass # to the checksum of the .gz
 
-# %% ../nbs/03b_downloads.ipynb #43a9af2b
+# %% ../nbs/03b_downloads.ipynb #d79c2435
 def _create(work:Path, place:PurePosixPath)->BinaryIO:
     "Open a file that is not there yet"
     try:
@@ -282,7 +283,7 @@ def _create(work:Path, place:PurePosixPath)->BinaryIO:
         if e.errno == errno.ENOSPC: raise
         raise InputError(f"holds {str(place)!r}, which cannot be written: {e.strerror}") from None
 
-# %% ../nbs/03b_downloads.ipynb #15fcee3f
+# %% ../nbs/03b_downloads.ipynb #88dfc721
 def _extract(archive:Path, work:Path, source:Source)->dict[str, int]: # files and bytes written
     "Write the wanted files of an archive below `work`"
     limit = source.limit*4
@@ -301,7 +302,7 @@ def _extract(archive:Path, work:Path, source:Source)->dict[str, int]: # files an
                 out.write(chunk)
     return {"files": files, "bytes": size}
 
-# %% ../nbs/03b_downloads.ipynb #f37a0391
+# %% ../nbs/03b_downloads.ipynb #ad2dc97f
 def _publish(work:Path, folder:Path)->None:
     "Move whole folders into place; where one exists already, file by file"
     for fresh in sorted(work.iterdir()):
@@ -311,7 +312,7 @@ def _publish(work:Path, folder:Path)->None:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, place)
 
-# %% ../nbs/03b_downloads.ipynb #c78413c4
+# %% ../nbs/03b_downloads.ipynb #3d4afd0e
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, UnicodeDecodeError)
 
 def unpack(
@@ -335,7 +336,7 @@ def unpack(
     finally: shutil.rmtree(work, ignore_errors=True)
     return count
 
-# %% ../nbs/03b_downloads.ipynb #08326119
+# %% ../nbs/03b_downloads.ipynb #26d31d34
 def read_record(folder:Path)->dict[str, dict]: # by file name
     "What is known of the files that came into this folder"
     path = folder/RECORD
@@ -344,12 +345,12 @@ def read_record(folder:Path)->dict[str, dict]: # by file name
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()): raise InputError(f"{path}: not a record of downloads; move it away")
     return values
 
-# %% ../nbs/03b_downloads.ipynb #65a770aa
+# %% ../nbs/03b_downloads.ipynb #083b78a9
 def _known(source:Source, record:dict[str, dict])->str|None:
     "The SHA-256 that the file must have: the registry's, or the one first seen"
     return source.sha256 or record.get(source.name, {}).get("sha256")
 
-# %% ../nbs/03b_downloads.ipynb #eb1e8d76
+# %% ../nbs/03b_downloads.ipynb #04ce619a
 def _count(folder:Path)->int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
@@ -366,7 +367,7 @@ def is_there(
     written = record.get(source.name, {}).get("unpacked", {"files": 0})["files"] # none: a person has unpacked it, or another archive of the same
     return all(counts[name] for name in source.folders) and sum(counts.values()) >= written
 
-# %% ../nbs/03b_downloads.ipynb #5af5fedc
+# %% ../nbs/03b_downloads.ipynb #d3223351
 def _verify(path:Path, source:Source, known:str|None)->str: # its SHA-256
     "Refuse a file that is not the one of the registry"
     size, seen = path.stat().st_size, pooch.file_hash(str(path))
@@ -374,16 +375,16 @@ def _verify(path:Path, source:Source, known:str|None)->str: # its SHA-256
     why = f"SHA-256 {seen} where {known} is expected" if known else f"{size:,} bytes, more than the {source.limit:,} allowed"
     raise InputError(f"{path}: not the file of that name: {why}; move it away to have it downloaded")
 
-# %% ../nbs/03b_downloads.ipynb #f2d80a41
+# %% ../nbs/03b_downloads.ipynb #61b79f93
 def _outcome(source:Source, entry:dict, known:str|None)->str:
     "What was done, and how far the file is to be trusted"
     size = f"{entry['size']:,} bytes"+(f", unpacked files: {entry['unpacked']['files']:,}" if source.folders else "")
     if source.sha256: trust = "verified"
     elif known: trust = "the same SHA-256 as before"
-    else: trust = f"not verified, since no hash is published; SHA-256 {entry['sha256']} is recorded in {RECORD} and holds from now on"
+    else: trust = f"not verified, since no hash of it was known; SHA-256 {entry['sha256']} is recorded in {RECORD} and holds from now on"
     return f"{'downloaded' if entry['from'] in source.urls else 'found'}, {size}; {trust}"
 
-# %% ../nbs/03b_downloads.ipynb #2ccdd39e
+# %% ../nbs/03b_downloads.ipynb #74e6d4c4
 def settle(
     source:Source,
     folder:Path,
@@ -394,7 +395,7 @@ def settle(
     path, known = folder/source.name, _known(source, record)
     origin = record.get(source.name, {}).get("from", "put there by hand")
     if not path.exists(): origin = fetch(source, folder, known, **patience)
-    entry = {"from": origin, "size": path.stat().st_size, "sha256": _verify(path, source, known), "published": source.sha256 is not None}
+    entry = {"from": origin, "size": path.stat().st_size, "sha256": _verify(path, source, known), "registered": source.sha256 is not None}
     write_json(folder/RECORD, record | {source.name: entry})
     if source.folders:
         try: entry["unpacked"] = unpack(path, folder, source)
@@ -407,7 +408,7 @@ def settle(
     if source.folders and origin in source.urls: path.unlink()
     return _outcome(source, entry, known)
 
-# %% ../nbs/03b_downloads.ipynb #9bca03b2
+# %% ../nbs/03b_downloads.ipynb #6b176579
 def data_folder(
     name:str,   # of the data set
     out:str="", # another folder
@@ -417,7 +418,7 @@ def data_folder(
     if not os.environ.get("MRHD_DATA"): raise InputError("download: set the environment variable MRHD_DATA to the folder for the data sets, or name one with --out")
     return Path(os.environ["MRHD_DATA"])/name
 
-# %% ../nbs/03b_downloads.ipynb #98e50524
+# %% ../nbs/03b_downloads.ipynb #4f1e9745
 @contextlib.contextmanager
 def _alone(folder:Path, report:Callable[[str], None])->Iterator[None]:
     "Wait until no other process works in the folder"
@@ -429,12 +430,12 @@ def _alone(folder:Path, report:Callable[[str], None])->Iterator[None]:
     try: yield
     finally: lock.release()
 
-# %% ../nbs/03b_downloads.ipynb #42751cf0
+# %% ../nbs/03b_downloads.ipynb #e56317fb
 def by_hand(source:Source, folder:Path)->str:
     "What a person has to do for a file"
     return f"{source.name}: by hand: get it from {' or '.join(source.pages)}, save it as {folder/source.name} and run this again"
 
-# %% ../nbs/03b_downloads.ipynb #6d92f58f
+# %% ../nbs/03b_downloads.ipynb #e6bd9069
 def download(
     name:str,         # of the data set
     out:str="",       # folder; empty: $MRHD_DATA/NAME
@@ -465,7 +466,7 @@ def download(
     if failures: raise InputError("; ".join(failures))
     return left
 
-# %% ../nbs/03b_downloads.ipynb #bf9dc441
+# %% ../nbs/03b_downloads.ipynb #0f19e9ce
 def listing(
     name:str,
     folder:Path|None=None, # None: leave out what is there

@@ -28,6 +28,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path):
     assert refused(mrhd("evaluate", "--submission", bad, "--annotations", bad), f"{bad}:2")
     assert refused(mrhd("train", "--preset", "tr_detr", "--set", "model.widht=3", "--out", tmp_path/"run"), "widht", "width")
     assert not (tmp_path/"run").exists()
+    assert refused(mrhd("download", "imagenet", "--out", tmp_path/"data"), "imagenet", "qvhighlights") and not (tmp_path/"data").exists()
 
 
 def test_evaluates_a_released_submission(shared, tmp_path):
