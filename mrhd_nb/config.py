@@ -52,6 +52,8 @@ def read_json(path:str|Path)->Any:
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
     except UnicodeDecodeError: raise InputError(f"{path}: is not text") from None
     except json.JSONDecodeError as e: raise InputError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
+    except RecursionError: raise InputError(f"{path}: is nested too deeply") from None
+    except ValueError as e: raise InputError(f"{path}: not JSON: {e}") from None # such as a number of five thousand digits
 
 # %% ../nbs/00_config.ipynb #c7b7e952
 def derive_seed(
@@ -248,6 +250,7 @@ class DataConfig:
     streams:tuple[StreamConfig, ...]
     text:StreamConfig
     root:str = ""                # folder of the feature files; environment variables are expanded
+    store:str = ""               # packed store that is read instead of the feature files, below the root or absolute
     annotations:tuple[str, ...] = () # more folders, for annotation files that do not lie in the root
     train:str = ""               # annotation file, below the root or absolute
     val:str = ""
