@@ -233,10 +233,9 @@ def compute_losses(
     quirks:Quirks,
 )->LossTerms:
     "Every loss of a batch by name"
-    layers = len(prediction.logits)
     if targets.has_moments:
         each = [moment_losses(*layer, targets, losses) for layer in zip(prediction.logits, prediction.spans)]
         moments = [torch.stack(term) for term in zip(*each)]
-    else: moments = [prediction.saliency.new_zeros(layers)]*4
+    else: moments = [prediction.saliency.new_zeros(len(prediction.logits) if prediction.logits is not None else 1)]*4
     return LossTerms(*moments, **saliency_losses(prediction, targets, losses, quirks),
                      **alignment_losses(prediction.taps, targets, losses, quirks), has_moments=targets.has_moments)

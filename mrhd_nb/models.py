@@ -36,8 +36,8 @@ class Maps:
 @dataclass(frozen=True, eq=False)
 class Prediction:
     "What a model says about a batch"
-    logits:Tensor                # (K, B, N, 2) of every decoder layer, the last is final; class 0 is foreground
-    spans:Tensor                 # (K, B, N, 2) as (centre, width) in [0, 1] of the video's own length
+    logits:Tensor|None           # (K, B, N, 2) of every decoder layer, the last is final; class 0 is foreground; None: not computed
+    spans:Tensor|None            # (K, B, N, 2) as (centre, width) in [0, 1] of the video's own length; None: not computed
     saliency:Tensor              # (B, L) the higher, the more of a highlight; meaningless where padded
     clip_mask:Tensor             # (B, L)
     negative_saliency:Tensor|None=None # (B, L) under the next sample's query
@@ -135,24 +135,29 @@ def predict(
     tokens:Tensor, # projected (B, T, D)
     scene:Scene,
     direction:str, # of the feedback: none, mr2hd, hd2mr or both
-    maps:bool,
-)->tuple[Tensor, Tensor, Tensor, Maps|None]: # logits, spans, saliency, maps: as in `Prediction`
+    *,
+    maps:bool=False,    # keep what figures show
+    moments:bool=True,  # are they wanted?
+)->tuple[Tensor|None, Tensor|None, Tensor, Maps|None]: # logits, spans, saliency, maps: as in `Prediction`
     "Fusion, features, [HD->MR], moments, [MR->HD], highlights"
     to_mr, to_hd = direction in ("hd2mr", "both"), direction in ("mr2hd", "both")
     feedback, place = model.config.feedback, (scene.positions, scene.clip_mask)
-    again = to_mr and feedback.kind == "binary" and feedback.site == "input"
+    soft, moments = feedback.kind == "soft", moments or to_hd or maps  # HD reads the moments, and figures show them
+    again = moments and to_mr and not soft and feedback.site == "input"
     fused, words = model.fuse(clips, tokens, scene, maps)
-    mr, hd = model.encoder(fused, *place, mr=not again)                # a first pass needs no moments
+    mr, hd = model.encoder(fused, *place, mr=moments and not again)    # a first pass needs no moments
     before = model.highlight_head(hd.features) if to_mr or maps or not to_hd else None
-    marks, gain = mark_highlights(model, before, scene.clip_mask) if to_mr else None, None
+    marks = mark_highlights(model, before, scene.clip_mask) if to_mr else None
     if again:
         fused, words = model.fuse(clips*(1+marks[...,None]), tokens, scene, maps)
         mr, _ = model.encoder(fused, *place, hd=False)
-    elif to_mr: mr, hd = emphasise(model, fused, mr, hd, marks, scene)
-    states, references, looks = model.decoder(mr.features, *place, maps=maps)
-    logits, spans = model.moment_head(states, references)
+    elif to_mr and (moments or soft): mr, hd = emphasise(model, fused, mr, hd, marks, scene)
+    logits = spans = looks = gain = None
+    if moments:
+        states, references, looks = model.decoder(mr.features, *place, maps=maps)
+        logits, spans = model.moment_head(states, references)
     if to_hd: gain = mark_moments(model, logits[-1], spans[-1], clips, scene.clip_mask)
-    renewed = to_hd or to_mr and feedback.kind == "soft"               # features or gain are not those of `before`
+    renewed = to_hd or to_mr and soft                                  # features or gain are not those of `before`
     saliency = model.highlight_head(hd.features, gain) if renewed else before
     inside = Maps(words, looks, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task) if maps else None
     return logits, spans, saliency, inside
@@ -196,12 +201,13 @@ class MomentModel(nn.Module):
         feedback:bool|None=None, # let the tasks talk, as far as the configuration says; None: as `feedback_on` says
         negatives:bool|None=None, # score negative pairs; None: in training, if the configuration has them
         maps:bool=False, # keep what figures show
+        moments:bool=True, # are they wanted? If not, they are computed only for what reads them
     )->Prediction:
         c = self.config
         if feedback is None: feedback = self.feedback_on
         clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
         scene = Scene(batch.clip_mask, batch.token_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype))
-        logits, spans, saliency, inside = predict(self, clips, tokens, scene, c.feedback.direction if feedback else "none", maps)
+        logits, spans, saliency, inside = predict(self, clips, tokens, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
         if negatives is None: negatives = self.training and c.negative_pairs
         return Prediction(logits, spans, saliency, batch.clip_mask, maps=inside,
             negative_saliency=self.score_negatives(clips, tokens, scene) if negatives else None,

@@ -119,7 +119,7 @@ def train_step(
     feedback:bool,       # is the feedback on?
 )->LossTerms: # detached
     "One step of AdamW on one batch"
-    prediction = model(batch, feedback=feedback)
+    prediction = model(batch, feedback=feedback, moments=batch.targets.has_moments)
     try: terms = compute_losses(prediction, batch.targets, training.losses, model.config.quirks)
     except ValueError as e: raise NonFiniteLoss(f"no loss can be computed: {e}") from None # predictions that cannot be matched
     loss = total_loss(weighting, terms)
