@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BARS', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command', 'notebooks_command', 'example_input',
            'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'demo_command',
-           'download_command', 'command_line', 'main']
+           'download_command', 'convert_command', 'command_line', 'main']
 
 # %% ../nbs/22_cli.ipynb #e9ccf44f
 import argparse, importlib.resources, json, os, shutil, sys
@@ -179,6 +179,18 @@ def download_command(arguments:argparse.Namespace)->int:
         print("\n".join(listing(name, data_folder(name, arguments.out) if known else None)))
     return 0
 
+# %% ../nbs/22_cli.ipynb #cd74a755
+def convert_command(arguments:argparse.Namespace)->None:
+    "Turn a table or a JSON file into annotations"
+    from mrhd_nb.config import data_config
+    from mrhd_nb.converters import convert
+    from mrhd_nb.features import feature_seconds
+    data = data_config(arguments.data) if arguments.data else None
+    files, left_out = convert(arguments.source, arguments.out, None if data is None else lambda video: feature_seconds(data, video))
+    for path, records in files.items():
+        print(f"{path}: {len(records)} queries, {sum(len(r.windows) for r in records)} windows, {len({r.vid for r in records})} videos")
+    if left_out: print(f"left out {len(left_out)} without length: {', '.join(left_out[:5])}{' ...' if left_out[5:] else ''}")
+
 # %% ../nbs/22_cli.ipynb #f924fea9
 def _add_train(parser:Parser)->None:
     "Options of `mrhd train`"
@@ -209,6 +221,12 @@ def _add_notebooks(parser:Parser)->None:
     "Options of `mrhd notebooks`"
     parser.add_argument("--copy", default="", metavar="DIR", help="copy them there")
 
+def _add_convert(parser:Parser)->None:
+    "Options of `mrhd convert`"
+    parser.add_argument("source", metavar="SOURCE", help="table (.csv, .tsv) with the columns video, query, start, end and, if wanted, duration and split; or ActivityNet-style .json")
+    parser.add_argument("--data", default="", help="registered name or JSON file of a data set whose features are counted where the table gives no duration")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the JSON lines, one file per split")
+
 def _add_demo(parser:Parser)->None:
     "Options of `mrhd demo`"
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="folder of the demo (%(default)s)")
@@ -238,6 +256,7 @@ COMMANDS = {
     "train": (train_command, _add_train, "train one system on one data set"),
     "evaluate": (evaluate_command, _add_evaluate, "score a submission, or a run"),
     "predict": (predict_command, _add_predict, "find the moments and highlights of one video"),
+    "convert": (convert_command, _add_convert, "turn a table or a JSON file into annotations"),
     "parity": (parity_command, _add_parity, "compare with golden tensors"),
     "notebooks": (notebooks_command, _add_notebooks, "list or copy the experiment notebooks"),
     "download": (download_command, _add_download, "fetch the annotations and features of a data set"),

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['normalise_rows', 'tef', 'check_table', 'check_rows', 'prepare_rows', 'as_tokens', 'load_array', 'read_array',
            'clip_count', 'lay_out', 'assemble', 'token_count', 'assemble_tokens', 'word_vectors', 'FeatureSource',
-           'BatchSource', 'feature_files', 'read_stream', 'FeatureFolder', 'MemoryFeatures']
+           'BatchSource', 'feature_files', 'read_stream', 'FeatureFolder', 'MemoryFeatures', 'feature_seconds']
 
 # %% ../nbs/03_features.ipynb #f6012575
 import os, re, struct, zipfile, zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Protocol, Sequence
 import numpy as np
@@ -252,3 +253,12 @@ class MemoryFeatures:
         "The tokens of the record's query"
         if record.qid not in self.texts: raise InputError(f"{record.source}: field 'qid': no features of {record.qid!r}")
         return assemble_tokens(self.texts[record.qid], self.data, f"query {record.qid!r}")
+
+# %% ../nbs/03_features.ipynb #27c11c65
+def feature_seconds(
+    data:DataConfig,
+    vid:str,
+)->float: # seconds
+    "How long a video is by the rows of its features"
+    whole = FeatureFolder(replace(data, max_clips=None))
+    return len(whole.video(Record(0, "", 1, vid)))*data.clip_length
