@@ -143,12 +143,13 @@ def predict_command(arguments:argparse.Namespace)->None:
     from mrhd_nb.config import InputError
     if arguments.video: raise InputError("predict: --video needs an encoder, which is not part of mrhd_nb: extract one row per clip and one per "
                                          "word with the encoder of the checkpoint's training data, then give --features and --query-features")
-    if bool(arguments.features) != bool(arguments.query_features): raise InputError("predict: --features and --query-features go together")
+    if arguments.query_features and not arguments.features: raise InputError("predict: --query-features needs --features")
     from mrhd_nb.inference import Predictor
     predictor = Predictor(arguments.checkpoint or packaged_checkpoint())
-    if arguments.features: shown, streams, tokens = {"query": arguments.query}, arguments.features, arguments.query_features
+    if arguments.features:
+        shown, streams, tokens = {"query": arguments.query}, arguments.features, arguments.query_features or predictor.word_rows(arguments.query)
     else:
-        if predictor.data.name != "synthetic": raise InputError(f"predict: a checkpoint of '{predictor.data.name}' needs --features and --query-features")
+        if predictor.data.name != "synthetic": raise InputError(f"predict: a checkpoint of '{predictor.data.name}' needs --features")
         shown, streams, tokens = example_input(arguments.example, predictor.data.seed, arguments.query)
     answer = predictor.predict(streams, tokens, query=shown["query"]) | shown
     print(json.dumps(answer) if arguments.json else describe_answer(answer))
@@ -238,7 +239,7 @@ def _add_predict(parser:Parser)->None:
     "Options of `mrhd predict`"
     parser.add_argument("--checkpoint", default="", metavar="C.safetensors", help="weights (those that come with the package)")
     parser.add_argument("--features", action="append", default=[], metavar="F", help="clip features, .npz or .npy; once per stream, in the checkpoint's order")
-    parser.add_argument("--query-features", default="", metavar="Q", help="word features of the query, .npz or .npy")
+    parser.add_argument("--query-features", default="", metavar="Q", help="features of the query, .npz or .npy; left out where the checkpoint's text has none but words")
     parser.add_argument("--query", default="", help="the words: repeated in the answer, or asked about the example")
     parser.add_argument("--example", type=int, default=3, metavar="N", help="without features: the N-th validation query of the embedded benchmark (3, the first that asks for one short moment)")
     parser.add_argument("--video", default="", metavar="V.mp4", help="not possible without an encoder; says what to do instead")

@@ -19,7 +19,7 @@ from .annotations import Record
 from .batches import Batch, MomentDataset, Sample, collate, iterate
 from .checkpoints import load_model
 from .config import DataConfig, InputError, Quirks, write_atomic
-from .features import assemble, assemble_tokens, read_array
+from .features import assemble, assemble_tokens, read_array, word_vectors
 from .models import Prediction
 from .spans import nms as suppress, to_se
 from .synthetic import token_rows
@@ -125,10 +125,10 @@ def predict_dataset(
 # %% ../nbs/17_inference.ipynb #8768e7f3
 Rows = str|Path|np.ndarray # a feature file, or the rows themselves
 
-def _rows(source:Rows, key:str)->np.ndarray: # (n, D), raw
+def _rows(source:Rows, key:str, *, text:bool=False)->np.ndarray: # (n, D), raw
     "The rows of one file or array"
     if not isinstance(source, (str, Path)): return np.asarray(source)
-    return read_array(source, key if Path(source).suffix == ".npz" else "")
+    return read_array(source, key if Path(source).suffix == ".npz" else "", text=text)
 
 # %% ../nbs/17_inference.ipynb #6ffec52f
 def read_streams(
@@ -172,7 +172,7 @@ class Predictor:
     def predict(
         self,
         features:Rows|Sequence[Rows], # files or arrays, one per stream in the checkpoint's order, one row per clip
-        query_features:Rows,          # file or array, one row per token
+        query_features:Rows,          # file or array, one row per token, or one pooled vector
         *,
         duration:float|None=None,     # seconds; None: the end of the last clip
         query:str="",                 # the words, to be repeated in the answer
@@ -180,7 +180,7 @@ class Predictor:
     )->dict[str, Any]: # query, duration, clip_length, windows [[start, end, score], ...], saliency and highlight of each clip
         "Moments and highlights of one video for one query"
         video = assemble(read_streams(features, self.data), self.data)
-        tokens = assemble_tokens(_rows(query_features, self.data.text.key), self.data, "query features")
+        tokens = assemble_tokens(_rows(query_features, self.data.text.key, text=True), self.data, "query features")
         seconds = len(video)*self.data.clip_length if duration is None else duration
         if not 0 < seconds < np.inf: raise InputError(f"duration: {duration!r} is not a positive number of seconds")
         record = Record("", query, seconds, "", dataset=self.data.dataset)
@@ -190,6 +190,13 @@ class Predictor:
         return {"query": query, "duration": seconds, "clip_length": self.data.clip_length, "windows": line.get("pred_relevant_windows", []),
                 "saliency": line["pred_saliency_scores"], "highlight": highlight_scale(line["pred_saliency_scores"])}
 
+    def word_rows(self, query:str)->np.ndarray: # (T, Dt), raw
+        "The tokens of a sentence, where they need no other model: the embedded benchmark's, and fixed vectors for words"
+        if not query.strip(): raise InputError("query: empty")
+        if self.data.name == "synthetic": return token_rows(query)
+        if not self.data.text.files: return word_vectors(query, self.data.text.dim)
+        raise InputError(f"query: the checkpoint was trained on {self.data.name}, so it needs the query's features ('{self.data.text.name}'), not its words")
+
     def predict_words(
         self,
         features:Rows|Sequence[Rows], # as in `predict`
@@ -198,7 +205,5 @@ class Predictor:
         duration:float|None=None,
         nms:float|None=None,
     )->dict[str, Any]: # as `predict`
-        "The same for a sentence: only the embedded benchmark's words have features without another model"
-        if self.data.name != "synthetic":
-            raise InputError(f"query: the checkpoint was trained on {self.data.name}, so it needs the query's features ('{self.data.text.name}'), not its words")
-        return self.predict(features, token_rows(query), duration=duration, query=query, nms=nms)
+        "The same for a sentence, where `word_rows` can make its features"
+        return self.predict(features, self.word_rows(query), duration=duration, query=query, nms=nms)
