@@ -35,6 +35,7 @@ class Source:
     folders:tuple[str, ...] = ()  # what an archive has to hold; none: it is no archive
     also:tuple[str, ...] = ()     # folders that are taken out of it too, if they are there
     instead:str = ""              # the file that it can stand in for
+    on_request:bool = False       # fetched only if it is asked for by name
     note:str = ""                 # what is not certain
 
     def __post_init__(self):
@@ -436,11 +437,19 @@ def by_hand(source:Source, folder:Path)->str:
     return f"{source.name}: by hand: get it from {' or '.join(source.pages)}, save it as {folder/source.name} and run this again"
 
 # %% ../nbs/03b_downloads.ipynb #e6bd9069
+def _chosen(files:tuple[Source, ...], only:str, folder:Path)->list[Source]:
+    "The files that are asked for; stand-ins that are there come first, since they make their originals needless"
+    if only in ("", *KINDS): return sorted((s for s in files if only in ("", s.kind) and not s.on_request and (not s.instead or (folder/s.name).exists())), key=lambda s: not s.instead)
+    named = [s for s in files if s.name == only]
+    if not named: raise InputError(f"download: '{only}': not one of {', '.join(KINDS)}, nor of the files {', '.join(s.name for s in files)}")
+    return named
+
+# %% ../nbs/03b_downloads.ipynb #3a711f97
 def download(
     name:str,         # of the data set
     out:str="",       # folder; empty: $MRHD_DATA/NAME
     *,
-    only:str="",      # annotations or features; empty: both
+    only:str="",      # annotations, features, or the name of one file; empty: all but those on request
     registry:dict[str, Collection]|None=None, # None: the package's
     report:Callable[[str], None]=print,
     **patience:float,
@@ -448,22 +457,23 @@ def download(
     "Bring a data set onto this disk"
     registry = registry or read_registry()
     if name not in registry: raise InputError(f"download: data set '{name}': unknown; one of {', '.join(registry)}")
-    if only not in ("", *KINDS): raise InputError(f"download: '{only}' is not one of {', '.join(KINDS)}")
     folder = data_folder(name, out)
+    chosen = _chosen(registry[name].files, only, folder)
     folder.mkdir(parents=True, exist_ok=True)
     left, failures = [], []
     with _alone(folder, report):
         record = read_record(folder)
-        for source in sorted(registry[name].files, key=lambda s: not s.instead): # a stand-in that is there makes its original needless
+        for source in chosen:
             path = folder/source.name
-            if only not in ("", source.kind) or source.instead and not path.exists(): continue
             if is_there(source, folder, record): report(f"{source.name}: there")
             elif source.urls or path.exists():
                 try: report(f"{source.name}: {settle(source, folder, record, **patience)}")
-                except InputError as e: failures.append(f"{e}"+(f" ({by_hand(source, folder)})" if source.pages else ""))
+                except InputError as e:
+                    failures.append(f"{e}"+(f" ({by_hand(source, folder)})" if source.pages else ""))
+                    report(failures[-1])
             else: left.append(source)
     for source in left: report(by_hand(source, folder))
-    if failures: raise InputError("; ".join(failures))
+    if failures: raise InputError(failures[0]+(f"; and {len(failures)-1} more, said above" if len(failures) > 1 else ""))
     return left
 
 # %% ../nbs/03b_downloads.ipynb #0f19e9ce
@@ -481,7 +491,7 @@ def listing(
         state = "" if folder is None else "there" if is_there(source, folder, record) else "missing"
         size = "size unknown" if source.size is None else f"{source.size:,} bytes"
         lines.append(f"  {source.name:<40} {source.kind:<12} {size:<18} {'hash known' if source.sha256 else 'hash unknown':<13} {state}".rstrip())
-        lines.append(f"    {source.about}"+(f"; instead of {source.instead}" if source.instead else ""))
+        lines.append(f"    {source.about}"+(f"; instead of {source.instead}" if source.instead else "")+("; on request (--only)" if source.on_request else ""))
         lines += [f"    {url}" for url in source.urls] + [f"    by hand: {page}" for page in source.pages]
         if source.note: lines.append(f"    note: {source.note}")
     return lines
