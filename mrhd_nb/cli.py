@@ -249,7 +249,7 @@ def _add_download(parser:Parser)->None:
     "Options of `mrhd download`"
     parser.add_argument("name", nargs="?", default="", metavar="NAME", help="qvhighlights, charades, tvsum or youtube; none: list all")
     parser.add_argument("--out", default="", metavar="DIR", help="its folder ($MRHD_DATA/NAME)")
-    parser.add_argument("--only", default="", choices=["annotations", "features"], help="annotations or features")
+    parser.add_argument("--only", default="", metavar="WHAT", help="annotations, features, or the name of one file")
     parser.add_argument("--list", action="store_true", help="fetch nothing: list addresses, sizes, terms and what is there")
 
 # %% ../nbs/22_cli.ipynb #d0a69659
