@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'Record', 'parse_record', 'as_json', 'read_lines', 'decode_line', 'read_annotations', 'write_annotations',
-           'select_domain']
+           'select_domain', 'carve']
 
 # %% ../nbs/02_annotations.ipynb #a4dc0877
 import json, reprlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 import numpy as np
-from .config import InputError, write_atomic
+from .config import InputError, rng, write_atomic
 
 # %% ../nbs/02_annotations.ipynb #26e973a2
 @dataclass(frozen=True, eq=False)
@@ -206,3 +206,17 @@ def select_domain(
         known = sorted({str(record.domain) for record in records})
         raise InputError(f"domain '{domain}': no records; one of {', '.join(known)}")
     return kept
+
+# %% ../nbs/02_annotations.ipynb #45951b55
+def carve(
+    records:list[Record],
+    share:float, # of the videos of each domain
+    seed:int,
+)->tuple[list[Record], list[Record]]: # the rest, the part
+    "Set whole videos aside"
+    chosen:set[str] = set()
+    for domain in dict.fromkeys(r.domain for r in records):
+        videos = sorted({r.vid for r in records if r.domain == domain})
+        if len(videos) < 2: raise InputError(f"{records[0].source}: {domain or 'the data set'} has one video; none can be set aside for validation")
+        chosen |= set(rng(seed, "validation part", domain).permutation(videos)[:max(1, round(share*len(videos)))].tolist())
+    return [r for r in records if r.vid not in chosen], [r for r in records if r.vid in chosen]

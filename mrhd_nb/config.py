@@ -219,13 +219,14 @@ class TrainingConfig:
     ema_every:str = "epoch"      # epoch (as TaskWeave) or step
     eval_every:int = 5           # epochs
     select_by:str = "MR-full-mAP" # metric whose best epoch is kept beside the last
+    select_on:str = "val"        # val: the validation part; test: the reported split itself, which flatters; none: the last epoch counts
     shuffle_queries:bool = False # control: every video is trained with another video's query
     init:str = ""                # checkpoint or run folder whose weights the run starts from
     init_sha256:str = ""         # of that checkpoint; filled in when the run begins
     losses:LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self):
-        _one_of(self, schedule=("constant", "cosine", "step"), ema_every=("epoch", "step"))
+        _one_of(self, schedule=("constant", "cosine", "step"), ema_every=("epoch", "step"), select_on=("val", "test", "none"))
         _at_least(self, epochs=1, batch_size=1, bucket=1, eval_batch_size=1, lr=0, weight_decay=0, clip_norm=0, lr_drop=1,
                   weight_rate=0, warmup=0, ema_decay=0, eval_every=1)
         if self.ema_decay >= 1 or self.warmup > 1: raise InputError("field 'ema_decay' must be below 1, 'warmup' at most 1")
@@ -253,8 +254,9 @@ class DataConfig:
     store:str = ""               # packed store that is read instead of the feature files, below the root or absolute
     annotations:tuple[str, ...] = () # more folders, for annotation files that do not lie in the root
     train:str = ""               # annotation file, below the root or absolute
-    val:str = ""
-    val_text:tuple[str, ...] = () # files of the text of `val`, where they are others than `text.files`
+    val:str = ""                 # the same: picks the epoch where there is a test, is what is reported where there is none
+    test:str = ""                # the same: is reported
+    val_text:tuple[str, ...] = () # files of the text of val and test, where they are others than `text.files`
     clip_length:float = 2.       # seconds
     max_clips:int|None = 75      # None keeps the whole video
     max_tokens:int|None = 32
@@ -263,13 +265,17 @@ class DataConfig:
     tef:bool = True              # temporal endpoints as two more channels
     round_to:float|None = 2.     # predicted times are rounded to multiples of this; None leaves them
     domain:str = ""              # one domain alone; empty for all
-    seed:int = 0                 # of the embedded benchmark
+    leave_out:str = ""           # leave one video out: this one is reported, all others are trained on
+    holdout:float = 0.1          # share of the training videos that picks the epoch where only one file is held out; one of a domain at least
+    seed:int = 0                 # of the embedded benchmark, and of the choice of the holdout
     train_queries:int = 0        # of the embedded benchmark
     val_queries:int = 0
+    test_queries:int = 0
 
     def __post_init__(self):
         _one_of(self, dataset=("qvhighlights", "charades", "tvsum", "youtube"))
-        _at_least(self, clip_length=1e-6, max_windows=1)
+        _at_least(self, clip_length=1e-6, max_windows=1, holdout=0)
+        if self.holdout >= 1: raise InputError(f"field 'holdout': {self.holdout!r} leaves nothing to train on")
         if not self.streams: raise InputError("field 'streams': empty; a video needs at least one")
 
     @property

@@ -15,12 +15,12 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 from .annotations import Record, as_json
-from .config import DataConfig, read_config, read_json, write_atomic, write_json
-from .experiments import Job, experiment_config, run_jobs
+from .config import DataConfig, RunConfig, read_config, read_json, write_atomic, write_json
+from .experiments import PICKED, Job, describe_epoch, experiment_config, run_jobs
 from .metrics import evaluate
 from .provenance import publish
+from .splits import split_records
 from .synthetic import best_constant, make, write
-from .training import open_split
 
 # %% ../nbs/21b_demo.ipynb #6c940cc8
 def mean_curve(
@@ -35,15 +35,15 @@ def mean_curve(
 # %% ../nbs/21b_demo.ipynb #e726c9fa
 def constant_submission(
     train:list[Record],
-    val:list[Record],
+    test:list[Record],
     clip_length:float, # seconds
-)->list[dict]: # submission lines for val
+)->list[dict]: # submission lines for test
     "The best constant answer of the training queries"
-    (start, end), *_ = best_constant(train, val)
-    clips = [int(np.ceil(r.duration/clip_length)) for r in val]
-    curve = mean_curve(train, max(int(np.ceil(r.duration/clip_length)) for r in train+val)).tolist()
+    (start, end), *_ = best_constant(train, test)
+    clips = [int(np.ceil(r.duration/clip_length)) for r in test]
+    curve = mean_curve(train, max(int(np.ceil(r.duration/clip_length)) for r in train+test)).tolist()
     return [{"qid": r.qid, "query": r.query, "vid": r.vid, "pred_relevant_windows": [[start*r.duration, end*r.duration, 1.]],
-             "pred_saliency_scores": curve[:n]} for r, n in zip(val, clips)]
+             "pred_saliency_scores": curve[:n]} for r, n in zip(test, clips)]
 
 # %% ../nbs/21b_demo.ipynb #354faf52
 SYSTEMS = ("taskweave_mr2hd", "tr_detr")
@@ -55,7 +55,7 @@ def training_jobs(
 )->list[Job]:
     "The runs that the demo trains"
     runs = [(preset, 0, overrides) for preset in SYSTEMS]
-    runs += [(SYSTEMS[0], seed, [*overrides, "training.eval_every=1000000"]) for seed in SEEDS]
+    runs += [(SYSTEMS[0], seed, [*overrides, "training.select_on=none"]) for seed in SEEDS]
     return [Job(f"train {preset}, seed {seed}", "train", str(out/f"{preset}-{seed}"), {"preset": preset, "data": "synthetic", "seed": seed, "overrides": changes})
             for preset, seed, changes in runs]
 
@@ -88,7 +88,7 @@ def demo_table(
         run = out/f"{preset}-0"
         results, seconds = read_json(run/"metrics.json"), read_json(run/"done.json")["notebooks"]["train"]["seconds"]
         for which in ("last", "best"):
-            rows[f"{preset}, {which} epoch ({results[which]['epoch']})"] = headline(results[which]["metrics"]) | {"seconds": seconds}
+            rows[f"{preset}, {describe_epoch(results, which)}"] = headline(results[which]["metrics"]) | {"seconds": seconds}
         rows[f"{preset}, shuffled queries"] = headline(read_json(run/"evaluate"/"metrics_shuffled.json"))
     rows["best constant answer"] = headline(read_json(out/"constant.json"))
     return pd.DataFrame(rows).T
@@ -140,8 +140,9 @@ def demo_report(
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     beaten = "; ".join(f"{p}: {points:+.1f} points" for p, points in margins(table).items())
-    size = f"{config.data.train_queries} training and {config.data.val_queries} validation queries; {config.training.epochs} epochs at width {config.model.width}."
-    note = "The best epoch was picked on the split that is reported here; the last one was not picked."
+    sizes = f"{config.data.train_queries} training, {config.data.val_queries} validation and {config.data.test_queries} test queries"
+    size = f"{sizes}; {config.training.epochs} epochs at width {config.model.width}."
+    note = f"The best epoch was {PICKED[config.training.select_on]}, the last one was not picked; the test queries are reported."
     pages = [f'<li><a href="{p.relative_to(out).as_posix()}">{p.relative_to(out).as_posix()}</a></li>' for p in sorted(out.glob("*/**/*.html"))]
     drawn = [*sorted(out.glob("figures/*/fig_*.png")), *(out/f"{p}-0"/"figures"/"curves.png" for p in SYSTEMS)]
     figures = [embed_figure(p, p.relative_to(out).as_posix()) for p in drawn if p.is_file()]
@@ -158,18 +159,19 @@ def write_benchmark(
 )->None:
     "The embedded benchmark in QVHighlights' own files, for those who want to look at it"
     if (folder/"done.json").is_file(): return
-    write(make(data.seed, train=data.train_queries, val=data.val_queries), folder)
-    write_json(folder/"done.json", {"train_queries": data.train_queries, "val_queries": data.val_queries})
+    sizes = {split: getattr(data, f"{split}_queries") for split in ("train", "val", "test")}
+    write(make(data.seed, **sizes), folder)
+    write_json(folder/"done.json", sizes)
 
 # %% ../nbs/21b_demo.ipynb #4d026fbd
 def score_constant(
-    data:DataConfig,
+    config:RunConfig,
     path:Path, # of the metrics
 )->None:
-    "The best constant answer to the validation queries"
+    "The best constant answer to the queries that are reported"
     if path.is_file(): return
-    train, val = (open_split(data, split).records for split in ("train", "val"))
-    write_json(path, evaluate(data.dataset, constant_submission(train, val, data.clip_length), [as_json(r) for r in val]))
+    train, test = (split_records(config, split) for split in ("train", "test"))
+    write_json(path, evaluate(config.data.dataset, constant_submission(train, test, config.data.clip_length), [as_json(r) for r in test]))
 
 # %% ../nbs/21b_demo.ipynb #a8965620
 def demo(
@@ -182,10 +184,10 @@ def demo(
 )->pd.DataFrame: # the table
     "Benchmark, runs, scores, figures, table and report; what is finished is not repeated"
     out, overrides = Path(out), list(overrides)
-    data = experiment_config(SYSTEMS[0], "synthetic", 0, overrides).data
-    write_benchmark(data, out/"benchmark")
+    config = experiment_config(SYSTEMS[0], "synthetic", 0, overrides)
+    write_benchmark(config.data, out/"benchmark")
     run_jobs(training_jobs(out, overrides), workers=workers, report=report)
-    score_constant(data, out/"constant.json")
+    score_constant(config, out/"constant.json")
     run_jobs(drawing_jobs(out), workers=workers, report=report)
     table = demo_table(out)
     report(table.to_string(float_format="%.2f", na_rep=""))

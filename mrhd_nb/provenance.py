@@ -21,7 +21,8 @@ from .checkpoints import load_model
 from .config import InputError, RunConfig, read_json, write_json
 from .figures import (attention_table, curves_table, draw_attention, draw_curves, draw_masks, draw_weights, masks_table,
                              save_figure, weights_table)
-from .training import open_split, read_history, train
+from .splits import open_split
+from .training import read_history, train
 
 # %% ../nbs/20a_provenance.ipynb #52a7578d
 def train_runs(
@@ -51,7 +52,7 @@ def find_record(
     telling = lambda r: len(r.windows or ()) > 1 and sum(e-s for s, e in r.windows) < r.duration/2
     if not which: return next((i for i, r in enumerate(records) if telling(r)), 0)
     found = [i for i, r in enumerate(records) if str(r.qid) == which]
-    if not found: raise InputError(f"record '{which}': no such qid in the validation split; one of {', '.join(str(r.qid) for r in records[:5])}, ...")
+    if not found: raise InputError(f"record '{which}': no such qid in the reported split; one of {', '.join(str(r.qid) for r in records[:5])}, ...")
     return found[0]
 
 # %% ../nbs/20a_provenance.ipynb #e8c5ba4c
@@ -59,9 +60,9 @@ def open_record(
     checkpoint:str|Path,
     which:str="", # qid
 )->tuple[nn.Module, RunConfig, Batch]: # the model ready for inference, its configuration, one sample
-    "A checkpoint's model, and one record of its validation split as a batch"
+    "A checkpoint's model, and one record of its reported split as a batch"
     model, config = load_model(checkpoint)
-    dataset = open_split(config.data, "val")
+    dataset = open_split(config, "test")
     return model, config, collate([dataset.sample(find_record(dataset.records, which))])
 
 # %% ../nbs/20a_provenance.ipynb #dc2ed1c0
@@ -88,7 +89,7 @@ class Source:
     "What a figure is computed from"
     kind:str              # one of KINDS
     files:tuple[str, ...] # run folders, checkpoints or histories
-    record:str = ""       # qid in the validation split
+    record:str = ""       # qid in the reported split
 
     def __post_init__(self):
         if self.kind not in KINDS: raise InputError(f"figure '{self.kind}': unknown; one of {', '.join(KINDS)}")

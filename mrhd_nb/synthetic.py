@@ -154,9 +154,11 @@ def _draw_layouts(clips:int, generator:np.random.Generator)->list[np.ndarray]: #
     return layouts
 
 # %% ../nbs/04_synthetic.ipynb #ae1903ce
+_FIRST_QID = {"train": 0, "val": 1, "test": 1_000_001} # every second number from here on
+
 def draw_records(
     seed:int,
-    split:str,     # train or val: its videos are its own
+    split:str,     # train, val or test: its videos are its own
     queries:int,
 )->list[Record]:
     "Annotations of one split, in QVHighlights' form"
@@ -169,7 +171,7 @@ def draw_records(
         start = 60+150*int(generator.integers(6))
         vid = f"{split}{seed}x{video:05d}_{start}.0_{start+150}.0"
         for windows in _draw_layouts(clips, generator):
-            records.append(_draw_record(2*len(records)+(split == "val"), vid, clips, windows, generator)) # even and odd qids
+            records.append(_draw_record(2*len(records)+_FIRST_QID[split], vid, clips, windows, generator))
         video += 1
     return records[:queries]
 
@@ -319,20 +321,22 @@ def simulate(
 # %% ../nbs/04_synthetic.ipynb #23097de4
 @dataclass(frozen=True)
 class Benchmark(Simulation):
-    "Annotations of two splits with their features"
+    "Annotations of the splits with their features"
     train:list[Record]
     val:list[Record]
+    test:list[Record]
 
 def make(
     seed:int,
     *,
     train:int=1200, # queries
     val:int=300,
+    test:int=0,      # a split that changes nothing of the others
 )->Benchmark:
     "The embedded benchmark of a seed: the same seed gives the same bytes"
-    splits = {"train": draw_records(seed, "train", train), "val": draw_records(seed, "val", val)}
-    made = simulate(splits["train"]+splits["val"], seed)
-    return Benchmark(made.streams, made.tokens, made.timelines, **splits)
+    splits = {"train": draw_records(seed, "train", train)} | {name: draw_records(seed, name, n) if n else [] for name, n in (("val", val), ("test", test))}
+    made, more = simulate(splits["train"]+splits["val"], seed), simulate(splits["test"], seed)
+    return Benchmark(made.streams | more.streams, made.tokens | more.tokens, made.timelines | more.timelines, **splits)
 
 # %% ../nbs/04_synthetic.ipynb #da1bf271
 def write(
@@ -345,7 +349,9 @@ def write(
     for vid, (rows,) in benchmark.streams.items(): np.savez(folder/"clip_features"/f"{vid}.npz", features=rows)
     for qid, rows in benchmark.tokens.items(): np.savez(folder/"clip_text_features"/f"qid{qid}.npz", last_hidden_state=rows)
     # the annotations last and atomically: where they are, the thousands of small files are whole
-    for split in ("train", "val"): write_annotations(folder/f"highlight_{split}_release.jsonl", getattr(benchmark, split))
+    names = {"train": "highlight_train_release", "val": "highlight_val_release", "test": "highlight_test_with_gt"}
+    for split, name in names.items():
+        if getattr(benchmark, split): write_annotations(folder/f"{name}.jsonl", getattr(benchmark, split))
     return folder
 
 # %% ../nbs/04_synthetic.ipynb #90c4391f

@@ -5,7 +5,7 @@ import nbformat, pytest
 from mrhd_nb.config import InputError, read_config, read_json
 from mrhd_nb.experiments import Job, check_run, is_finished, notebook_folder, run_jobs, run_notebook
 
-SMALL = ["data.train_queries=24", "data.val_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
+SMALL = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ README = (ROOT/"README.md").read_text()
 BLOCKS = [[shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
           for block in re.findall(r"```sh\n(.*?)```", README, re.S)]
 # What a training command is run with besides what the README shows
-SMOKE = {"training.epochs": 2, "training.eval_every": 1, "data.train_queries": 48, "data.val_queries": 24, "model.width": 32, "model.ffn": 64}
+SMOKE = {"training.epochs": 2, "training.eval_every": 1, "data.train_queries": 48, "data.val_queries": 24, "data.test_queries": 24, "model.width": 32, "model.ffn": 64}
 TARGETS = re.findall(r"^([a-z]+):", (ROOT/"Makefile").read_text(), re.M)
 
 
