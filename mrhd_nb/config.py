@@ -20,6 +20,8 @@ import yaml
 # %% ../nbs/00_config.ipynb #73a32d20
 class InputError(ValueError):
     "Bad input, said in one line: `FILE:LINE: field 'x': what is wrong`"
+    def __init__(self, message:Any):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(message)))
 
 # %% ../nbs/00_config.ipynb #3c8e7d24
 @contextlib.contextmanager
