@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CELLS', 'METHODS', 'Sample', 'summed', 'estimate', 'influence', 'standard_error', 'cluster_weights', 'bootstrap',
            'tail', 'quantiles', 'percentile', 'jackknife', 'bca', 'intervals', 'difference', 'side_by_side', 'signs',
-           'permutation_p', 'bootstrap_p', 'holm', 'detectable', 'compare', 'mean_run', 'seed_error', 'hierarchical',
+           'permutation_p', 'bootstrap_p', 'holm', 'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical',
            'true_answers', 'vote_answers', 'random_answers', 'ceilings']
 
-# %% ../nbs/19_statistics.ipynb #5422eea5
+# %% ../nbs/19_statistics.ipynb #090b928d
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 import numpy as np
@@ -19,7 +19,7 @@ from .config import InputError, derive_seed, rng
 from .metrics import LEVELS, TOP, Lines, Source, ratings, read_lines
 from .per_query import per_query, score_columns
 
-# %% ../nbs/19_statistics.ipynb #6934b2b5
+# %% ../nbs/19_statistics.ipynb #22a35238
 @dataclass(frozen=True, eq=False)
 class Sample:
     "Scores summed over clusters; clusters of one stratum stand together"
@@ -40,7 +40,7 @@ class Sample:
         ends = np.cumsum(self.sizes)
         return [slice(int(e)-n, int(e)) for n, e in zip(self.sizes, ends)]
 
-# %% ../nbs/19_statistics.ipynb #cd52ca89
+# %% ../nbs/19_statistics.ipynb #63f52990
 def summed(
     table:pd.DataFrame,         # per-query scores
     metrics:Sequence[str]=(),   # columns; none: all scores
@@ -57,7 +57,7 @@ def summed(
     if min(sizes) == 1: raise InputError(f"domain '{total.index[np.cumsum(sizes)[sizes.index(1)]-1][0]}': one {cluster}: an interval needs two or more in each domain")
     return Sample(metrics, tuple(map(str, total.index.get_level_values(1))), sizes, total.to_numpy(float), count.to_numpy(float))
 
-# %% ../nbs/19_statistics.ipynb #78d71c8d
+# %% ../nbs/19_statistics.ipynb #b157d1d2
 def estimate(
     sample:Sample,
     weights:np.ndarray|None=None, # (R, C) how often each cluster was drawn; None: once each
@@ -67,7 +67,7 @@ def estimate(
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.mean([(weights[:,s] @ sample.total[s])/(weights[:,s] @ sample.count[s]) for s in sample.strata], 0)
 
-# %% ../nbs/19_statistics.ipynb #6f70a212
+# %% ../nbs/19_statistics.ipynb #280ee367
 def influence(sample:Sample)->np.ndarray: # (C, M)
     "What each cluster adds to the metric beyond its share"
     parts = [(sample.total[s]-estimate(replace(sample, sizes=(n,), total=sample.total[s], count=sample.count[s], clusters=sample.clusters[s]))*sample.count[s])
@@ -79,7 +79,7 @@ def standard_error(sample:Sample)->np.ndarray: # (M,)
     e = influence(sample)**2
     return np.sqrt(sum(n/(n-1)*e[s].sum(0) for n, s in zip(sample.sizes, sample.strata)))
 
-# %% ../nbs/19_statistics.ipynb #f1147541
+# %% ../nbs/19_statistics.ipynb #5b173b0d
 CELLS = 2**22 # of the weights that are in memory at a time
 
 def cluster_weights(
@@ -95,7 +95,7 @@ def cluster_weights(
         parts = [np.bincount((g.integers(0, n, (rows, n))+n*offset).ravel(), minlength=rows*n).reshape(rows, n) for n in sample.sizes]
         yield np.concatenate(parts, 1).astype(float)
 
-# %% ../nbs/19_statistics.ipynb #e2e8ba10
+# %% ../nbs/19_statistics.ipynb #1b0f07e2
 def bootstrap(
     sample:Sample,
     resamples:int=10_000,
@@ -104,7 +104,7 @@ def bootstrap(
     "The metrics of resampled clusters"
     return np.concatenate([estimate(sample, w) for w in cluster_weights(sample, resamples, seed)])
 
-# %% ../nbs/19_statistics.ipynb #f1e9ff44
+# %% ../nbs/19_statistics.ipynb #1459ebb4
 def tail(
     level:float,   # of the interval, such as 0.95
     sample:Sample,
@@ -113,7 +113,7 @@ def tail(
     free = np.maximum(sample.freedom, 1)
     return norm.cdf(np.sqrt((free+len(sample.sizes))/free)*stdtrit(free, (1-level)/2))
 
-# %% ../nbs/19_statistics.ipynb #67795d3f
+# %% ../nbs/19_statistics.ipynb #97811517
 def quantiles(
     draws:np.ndarray,  # (R, M); NaN where a resample has no query that counts
     levels:np.ndarray, # (M,) a level for each metric
@@ -135,7 +135,7 @@ def percentile(
     a = tail(level, sample)
     return quantiles(draws, a), quantiles(draws, 1-a)
 
-# %% ../nbs/19_statistics.ipynb #8fde6f93
+# %% ../nbs/19_statistics.ipynb #970501fd
 def jackknife(sample:Sample)->np.ndarray: # (C, M)
     "How much each metric falls when one cluster is left out, about its mean within the stratum"
     out, parts = np.empty_like(sample.total), len(sample.sizes)
@@ -145,7 +145,7 @@ def jackknife(sample:Sample)->np.ndarray: # (C, M)
             out[s] = (left.mean(0)-left)*(n-1)/n
     return np.nan_to_num(out)                                          # without a cluster nothing may be left
 
-# %% ../nbs/19_statistics.ipynb #9f7bb442
+# %% ../nbs/19_statistics.ipynb #33b65257
 def bca(
     sample:Sample,
     draws:np.ndarray, # (R, M) of `bootstrap`
@@ -162,7 +162,7 @@ def bca(
     z = norm.ppf(tail(level, sample))
     return shifted(z), shifted(-z)
 
-# %% ../nbs/19_statistics.ipynb #5e1ebfbe
+# %% ../nbs/19_statistics.ipynb #47d1bcc0
 METHODS = {"percentile": percentile, "bca": bca}
 
 def intervals(
@@ -179,7 +179,7 @@ def intervals(
     return pd.DataFrame({"value": estimate(sample), "low": low, "high": high, "error": standard_error(sample),
                          "clusters": (sample.count > 0).sum(0), "queries": sample.count.sum(0).astype(int)}, index=pd.Index(sample.metrics, name="metric"))
 
-# %% ../nbs/19_statistics.ipynb #c204468d
+# %% ../nbs/19_statistics.ipynb #1f558fe6
 def difference(
     a:Sample,
     b:Sample, # of the same queries
@@ -197,7 +197,7 @@ def side_by_side(
     return replace(first, metrics=tuple(f"{name}/{m}" for name, s in samples.items() for m in s.metrics),
                    total=np.concatenate([s.total for s in samples.values()], 1), count=np.concatenate([s.count for s in samples.values()], 1))
 
-# %% ../nbs/19_statistics.ipynb #b757266f
+# %% ../nbs/19_statistics.ipynb #cc88ddf9
 def signs(
     clusters:int,  # C
     resamples:int,
@@ -224,7 +224,7 @@ def permutation_p(
     exact = 2**min(len(parts), 62) == tried
     return np.where(np.isnan(seen), np.nan, larger/tried if exact else (larger+1)/(tried+1))
 
-# %% ../nbs/19_statistics.ipynb #fafa8912
+# %% ../nbs/19_statistics.ipynb #5727e27b
 def bootstrap_p(
     draws:np.ndarray, # (R, M) of a difference
 )->np.ndarray: # (M,) two-sided
@@ -234,7 +234,7 @@ def bootstrap_p(
     far = np.minimum((draws <= least).sum(0), (draws >= -least).sum(0))
     return np.where(known > 0, np.minimum(1, 2*(far+1)/(known+1)), np.nan)
 
-# %% ../nbs/19_statistics.ipynb #2447b773
+# %% ../nbs/19_statistics.ipynb #61352232
 def holm(
     p:Sequence[float], # of one family of tests; NaN are no tests
 )->np.ndarray:
@@ -246,7 +246,7 @@ def holm(
     out[order[:tests]] = np.minimum(1, np.maximum.accumulate(p[order[:tests]]*np.arange(tests, 0, -1)))
     return out
 
-# %% ../nbs/19_statistics.ipynb #8c4f19a4
+# %% ../nbs/19_statistics.ipynb #12bdeae0
 def detectable(
     error:np.ndarray|float,         # standard error of the difference
     freedom:np.ndarray|float=1e9,   # of the error
@@ -257,7 +257,7 @@ def detectable(
     "The true difference that a two-sided test finds with this power"
     return (stdtrit(freedom, (1+level)/2)+stdtrit(freedom, power))*error
 
-# %% ../nbs/19_statistics.ipynb #3ed0ddff
+# %% ../nbs/19_statistics.ipynb #a13a3062
 def compare(
     a:Sample,
     b:Sample, # of the same queries
@@ -275,23 +275,23 @@ def compare(
         p_permutation=permutation_p(paired, resamples, seed), p_bootstrap=bootstrap_p(bootstrap(paired, resamples, seed)),
         detectable=detectable(made.error, paired.freedom, level=level), detectable_unpaired=detectable(apart, paired.freedom, level=level))
 
-# %% ../nbs/19_statistics.ipynb #2535584f
+# %% ../nbs/19_statistics.ipynb #7a3450f3
 def mean_run(runs:Sequence[Sample])->Sample:
     "The mean over runs of one system on the same queries"
     for other in runs[1:]: difference(runs[0], other)                   # refuses other queries
     return replace(runs[0], total=np.mean([r.total for r in runs], 0))
 
-def seed_error(
+def seed_variance(
     runs:Sequence[Sample], # S runs of one system
-)->np.ndarray: # (M,)
-    "Standard error of the mean over runs that comes from seeds alone"
+)->tuple[np.ndarray, np.ndarray]: # (M,), (M,)
+    "Variance of the mean over runs as S runs show it, and the part of it that is queries and not seeds"
     if len(runs) < 3: raise InputError(f"{len(runs)} runs: the spread over seeds needs three or more")
     S, own = len(runs), np.array([influence(r) for r in runs])          # (S, C, M)
     rest = ((own-own.mean(0))**2).sum(0)/(S-1)/S                        # what runs do not share, cluster by cluster
     queries = sum(n/(n-1)*rest[s].sum(0) for n, s in zip(runs[0].sizes, runs[0].strata))
-    return np.sqrt(np.maximum(np.var([estimate(r) for r in runs], 0, ddof=1)/S-queries, 0))
+    return np.var([estimate(r) for r in runs], 0, ddof=1)/S, queries
 
-# %% ../nbs/19_statistics.ipynb #ce9d95c1
+# %% ../nbs/19_statistics.ipynb #d737a9ba
 def hierarchical(
     runs:Sequence[Sample],         # S runs of a system
     rivals:Sequence[Sample]=(),    # runs of another one, to be subtracted
@@ -303,15 +303,18 @@ def hierarchical(
     "Mean over runs, or difference of two means, with an interval over seeds and clusters"
     sides = [s for s in (runs, rivals) if s]
     sample = difference(mean_run(runs), mean_run(rivals)) if rivals else mean_run(runs)
-    value, own = estimate(sample), [seed_error(s) for s in sides]
+    value, variances = estimate(sample), [seed_variance(s) for s in sides]
+    shown, least = sum(v for v, _ in variances), float(min(map(len, sides))-1)
+    parts = sum(v**2/(len(s)-1) for (v, _), s in zip(variances, sides))
+    seeds = np.sqrt(np.maximum(shown-sum(q for _, q in variances), 0))
+    free = np.divide(seeds**4, parts, out=np.full(len(value), least), where=parts > 0).clip(least, None) # Satterthwaite's
     wider = norm.ppf(tail(level, sample))/norm.ppf((1-level)/2)         # the expansion, as a factor
-    draws, g = value+wider*(bootstrap(sample, resamples, seed)-value), rng(seed, "seeds")
-    for error, side in zip(own, sides): draws += error*g.standard_t(len(side)-1, (resamples, 1))
-    a, seeds = np.full(len(value), (1-level)/2), np.sqrt(sum(e**2 for e in own))
+    draws = value+wider*(bootstrap(sample, resamples, seed)-value)+seeds*rng(seed, "seeds").standard_t(free, (resamples, len(value)))
+    a = np.full(len(value), (1-level)/2)
     return pd.DataFrame({"value": value, "low": quantiles(draws, a), "high": quantiles(draws, 1-a), "error": np.hypot(standard_error(sample), seeds),
                          "seed_error": seeds}, index=pd.Index(sample.metrics, name="metric"))
 
-# %% ../nbs/19_statistics.ipynb #69021343
+# %% ../nbs/19_statistics.ipynb #32da7d69
 def _opinions(lines:Lines)->list[np.ndarray]|None: # (clips, annotators) of each query; None where nobody scored clips
     "What each annotator said about each clip"
     if lines.has("saliency_scores"): return [r[:n] for r, n in zip(*ratings(lines))]
@@ -321,7 +324,7 @@ def _ranked(score:np.ndarray)->list[float]: # (clips,)
     "Scores in which equal clips stand in the order of time"
     return (score-1e-6*np.arange(len(score))).tolist()
 
-# %% ../nbs/19_statistics.ipynb #f43f5a4b
+# %% ../nbs/19_statistics.ipynb #864e1e76
 def true_answers(annotations:Source)->list[dict]: # submission lines
     "The annotators' own windows and the mean of their scores"
     lines = read_lines(annotations, "annotations")
@@ -335,7 +338,7 @@ def vote_answers(annotations:Source)->list[dict]: # submission lines, saliency o
     good = [said >= LEVELS["VeryGood"] for said in _opinions(lines)]
     return [{"qid": v["qid"], "pred_saliency_scores": _ranked((g/np.maximum(g.sum(0), 1)).sum(1))} for v, g in zip(lines.values, good)]
 
-# %% ../nbs/19_statistics.ipynb #db8043a4
+# %% ../nbs/19_statistics.ipynb #3befc510
 def random_answers(
     annotations:Source,
     seed:int=0,
@@ -351,7 +354,7 @@ def random_answers(
         if said: answers[-1]["pred_saliency_scores"] = g.random(len(said[i])).tolist()
     return answers
 
-# %% ../nbs/19_statistics.ipynb #281169ed
+# %% ../nbs/19_statistics.ipynb #2c6247be
 def ceilings(
     dataset:str,
     annotations:Source,
