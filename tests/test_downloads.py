@@ -29,6 +29,7 @@ class Server:
     length:bool = True
     marks:bool = True      # ETags
     delay:float = 0.
+    moved:dict = field(default_factory=dict) # from one name to another
     address:str = ""
 
     def url(self, name): return f"{self.address}/{name}"
@@ -43,6 +44,10 @@ class Server:
 
     def answer(self, request):
         name, asked = request.path[1:], request.headers.get("Range")
+        if name in self.moved:
+            request.send_response(302)
+            request.send_header("Location", self.url(self.moved[name]))
+            return request.end_headers()
         body, code = self.files.get(name), self.failures.pop(0) if self.failures else 200
         start = int(asked[6:-1]) if asked and self.ranges else 0
         if body is None or code != 200: start, body, code = 0, b"", code if code != 200 else 404
@@ -122,6 +127,13 @@ def test_a_cut_connection_is_resumed_where_it_broke(server, tmp_path):
     sent = [s+n for s, (_, _, n) in zip(starts, server.asked)]                  # the byte up to which each answer came
     assert len(starts) == 3 and starts[0] == 0 and sent == [250_000, 500_000, len(BODY)]
     assert all(0 <= before-now < downloads.CHUNK for before, now in zip(sent, starts[1:])) # at most one unfinished chunk comes twice
+
+
+def test_a_redirected_file_is_resumed_too(server, tmp_path):
+    source, server.cuts = server.source("a.bin", BODY), [300_000]
+    server.moved["here.bin"] = "a.bin"                                          # as archives lie behind huggingface.co
+    bring(tmp_path, replace(source, urls=(server.url("here.bin"),)))
+    assert (tmp_path/"a.bin").read_bytes() == BODY and server.asked[1][1] and server.asked[1][2] <= 400_000+downloads.CHUNK
 
 
 def test_another_run_goes_on_where_the_last_one_gave_up(server, tmp_path):
@@ -226,20 +238,32 @@ def test_attempts_that_bring_much_do_not_count(server, tmp_path):
     assert (tmp_path/"a.bin").read_bytes() == body and len(server.asked) == 4
 
 
-def test_progress_is_shown_from_where_it_goes_on(server, tmp_path, monkeypatch):
-    bars = []
+@pytest.fixture
+def bars(monkeypatch):
+    "The progress bars that would be drawn"
+    drawn = []
     class Bar(contextlib.nullcontext):
         def __init__(self, **given):
             super().__init__()
             self.given, self.seen = given, given["initial"]
-            bars.append(self)
+            drawn.append(self)
         def update(self, count): self.seen += count
     monkeypatch.setattr(downloads, "tqdm", Bar)
+    return drawn
+
+
+def test_progress_is_shown_from_where_it_goes_on(server, tmp_path, bars):
     server.cuts = [300_000]
     bring(tmp_path, server.source("a.bin", BODY))
     first, second = bars
     assert first.given["initial"] == 0 and second.given["initial"] == first.seen and second.seen == second.given["total"] == len(BODY)
     assert second.given["file"] is sys.stderr and second.given["disable"] is None and second.given["desc"] == "a.bin"
+
+
+def test_an_endless_answer_is_cut_off(server, tmp_path, bars):
+    server.length = False
+    assert "sends more than the 100,000 bytes allowed" in refused(tmp_path, server.source("a.bin", BODY*10, size=None, sha256=None, at_most=100_000))
+    assert bars[0].seen <= 100_000+downloads.CHUNK and names(tmp_path) == []
 
 
 @given(strategies.lists(strategies.sampled_from(["..", ".", "", "clip", "a", "C:", "\\", "~", "é"]), max_size=6).map("/".join))
@@ -252,34 +276,42 @@ def test_no_member_of_an_archive_finds_a_way_out(name):
 GOOD = ("x/clip/a.npz", b"aaa"), ("x/clip/b/c.npz", b"cc"), ("x/other", b"o")
 UP = zipfile.ZipInfo("clip/up")
 UP.external_attr = (stat.S_IFLNK | 0o777) << 16
-EVIL = {
-    "absolute": tarred(*GOOD, ("/clip/x", b"")),
-    "way out": tarred(*GOOD, ("clip/../../x", b"")),
-    "way out, zip": zipped(*GOOD, ("clip/../../x", b"")),
-    "backslash, zip": zipped(*GOOD, ("clip\\..\\..\\x", b"")),
-    "link, then through it": tarred(("clip/up", (tarfile.SYMTYPE, "../..")), ("clip/up/x", b"")),
-    "hard link": tarred(("clip/l", (tarfile.LNKTYPE, "../../secret"))),
-    "link, zip": zipped((UP, "../.."), ("clip/up/x", b"")),
-    "device": tarred(("clip/d", (tarfile.CHRTYPE, ""))),
-    "pipe": tarred(("clip/p", (tarfile.FIFOTYPE, ""))),
-    "twice": tarred(*GOOD, *GOOD[:1]),
-    "bomb": tarred(("clip/a", bytes(10_000_000))),
-    "bomb beside": tarred(("beside", bytes(10_000_000)), *GOOD),
-    "bomb, zip": zipped(("clip/a", bytes(10_000_000))),
-    "cut": tarred(*GOOD)[:-20],
-    "cut, tar": tarred(*GOOD, kind="w")[:2600],
-    "cut, zip": zipped(*GOOD)[:-20],
-    "no archive": b"<!doctype html><title>Sign in</title>",
-    "not what was said": tarred(("x/clap/a.npz", b"")),
+PLAIN = tarred(*GOOD, kind="w")
+def changed(body, at): return body[:at]+bytes([body[at] ^ 1])+body[at+1:]
+
+EVIL = { # and why it is refused
+    "absolute": (tarred(*GOOD, ("/clip/x", b"")), "lead out"),
+    "way out": (tarred(*GOOD, ("clip/../../x", b"")), "lead out"),
+    "way out, zip": (zipped(*GOOD, ("clip/../../x", b"")), "lead out"),
+    "backslash, zip": (zipped(*GOOD, ("clip\\..\\..\\x", b"")), "lead out"),
+    "link, then through it": (tarred(("clip/up", (tarfile.SYMTYPE, "../..")), ("clip/up/x", b"")), "link or a device"),
+    "hard link": (tarred(("clip/l", (tarfile.LNKTYPE, "../../secret"))), "link or a device"),
+    "link, zip": (zipped(*GOOD, (UP, "../..")), "link or a device"),
+    "device": (tarred(("clip/d", (tarfile.CHRTYPE, ""))), "link or a device"),
+    "pipe": (tarred(("clip/p", (tarfile.FIFOTYPE, ""))), "link or a device"),
+    "twice": (tarred(*GOOD, *GOOD[:1]), "twice"),
+    "bomb": (tarred(("clip/a", bytes(10_000_000))), "unpacks to more than"),
+    "bomb beside": (tarred(("beside", bytes(10_000_000)), *GOOD), "unpacks to more than"),
+    "bomb, zip": (zipped(("clip/a", bytes(10_000_000))), "unpacks to more than"),
+    "cut": (tarred(*GOOD)[:-20], "damaged"),
+    "cut, tar": (PLAIN[:2600], "damaged"),
+    "cut between files, tar": (PLAIN[:3072], "end mark"),
+    "cut, zip": (zipped(*GOOD)[:-20], "damaged"),
+    "changed header, tar": (changed(PLAIN, 1024+20), "end mark"),
+    "changed data, zip": (changed(zipped(*GOOD), 43), "damaged"),
+    "changed checksum, tar.gz": (changed(tarred(*GOOD), -6), "CRC"),
+    "no archive": (b"<!doctype html><title>Sign in</title>", "not a .zip or .tar archive"),
+    "not what was said": (tarred(("x/clap/a.npz", b"")), "holds no folder clip"),
 }
 
 
 @pytest.mark.parametrize("kind", EVIL)
 def test_an_archive_that_does_harm_is_refused_whole(server, tmp_path, kind):
     (tmp_path/"secret").write_bytes(b"s")
-    folder = tmp_path/"deep"/"data"
-    said = refused(folder, server.archive("a.archive", EVIL[kind]))
-    assert str(folder/"a.archive") in said and names(tmp_path) == ["deep/data/downloads.json", "secret"] and read_record(folder) == {}
+    folder, (body, why) = tmp_path/"deep"/"data", EVIL[kind]
+    said = refused(folder, server.archive("a.archive", body))
+    assert str(folder/"a.archive") in said and why in said, said
+    assert names(tmp_path) == ["deep/data/downloads.json", "secret"] and read_record(folder) == {}
     assert sorted(p.name for p in folder.iterdir() if p.name != ".download.lock") == ["downloads.json"] and os.stat(tmp_path/"secret").st_nlink == 1
 
 
