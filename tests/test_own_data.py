@@ -6,8 +6,9 @@ import pytest
 from mrhd_nb.annotations import read_annotations
 from mrhd_nb.batches import iterate
 from mrhd_nb.cli import main
-from mrhd_nb.config import InputError, data_config, run_config, write_json
-from mrhd_nb.training import open_split, train
+from mrhd_nb.config import InputError, override, run_config, write_json
+from mrhd_nb.splits import open_split
+from mrhd_nb.training import train
 
 TABLE = """video,query,start,end,duration,split
 kitchen1,a woman cuts an onion,0:04,0:11,0:36,train
@@ -72,10 +73,13 @@ def test_twenty_records_from_table_to_answer(folder, capsys):
 
     config = run_config("taskweave_mr2hd", str(folder/"data.json"), overrides=TINY)
     assert config.data.root == str(folder) and config.model.video_dim == 12+6+2+4+2 and config.model.text_dim == 16
-    batch = next(iterate(open_split(config.data, "train"), 14))
+    batch = next(iterate(open_split(override(config, {"training.select_on": "none"}), "train"), 14))
     assert batch.clip_mask.sum(1).tolist() == [13+len(r.vid) for r in records[:14]]
     assert batch.targets.saliency[0].nonzero().flatten().tolist() == [2, 3, 4, 11, 12]  # both windows, in clips of 2 s
 
+    learns, picks, reports = (open_split(config, split) for split in ("train", "val", "test"))
+    assert [r.source for r in reports.records] == [r.source for r in records[14:]] and len(learns)+len(picks) == 14
+    assert not {r.vid for r in learns.records} & {r.vid for r in picks.records} # the epoch is picked on videos held out of the training
     results = train(config, folder/"run", progress=False)
     brief = results["last"]["metrics"]["brief"]
     assert {"MR-full-R1@0.5", "MR-full-mAP", "MR-full-mIoU"} <= brief.keys() and all(0 <= v <= 100 for v in brief.values()) and not any(k.startswith("HL") for k in brief)
@@ -101,8 +105,8 @@ def test_scores_are_optional_line_by_line(folder, preset):
 
     def write(part, values): (folder/f"{part}.jsonl").write_text("".join(json.dumps(v)+"\n" for v in values))
     write("train", [rated(line) if i % 2 else line for i, line in enumerate(lines["train"])])
-    config = run_config(preset, describe(folder, dataset="qvhighlights"), overrides=TINY | {"training.epochs": 1})
-    y = next(iterate(open_split(config.data, "train"), 14)).targets.saliency.amax(1)
+    config = run_config(preset, describe(folder, dataset="qvhighlights"), overrides=TINY | {"training.epochs": 1, "training.select_on": "none"})
+    y = next(iterate(open_split(config, "train"), 14)).targets.saliency.amax(1)
     assert (y[::2] == 1).all() and (y[1::2] > 5).all()                 # 1 in a window, or the sum of three scores
     measured = train(config, folder/"windows", progress=False)["last"]["metrics"]["brief"]
     assert "MR-full-mAP" in measured and not any(k.startswith("HL") for k in measured)
@@ -117,8 +121,9 @@ def test_text_features_of_ones_own(folder):
     for record in (r for part in ("train", "val") for r in read_annotations(folder/f"{part}.jsonl", "charades")):
         np.save(folder/"text"/f"{record.qid}.npy", np.random.default_rng(len(record.query)).standard_normal(24))
     data = describe(folder, text={"name": "encoder", "files": ["text/{qid}.npy"], "dim": 24})
-    assert next(iterate(open_split(data_config(data), "val"), 6)).tokens.shape == (6, 1, 24)
-    assert train(run_config("tr_detr", data, overrides=TINY | {"training.epochs": 1}), folder/"run", progress=False)["last"]["epoch"] == 1
+    config = run_config("tr_detr", data, overrides=TINY | {"training.epochs": 1})
+    assert next(iterate(open_split(config, "test"), 6)).tokens.shape == (6, 1, 24)
+    assert train(config, folder/"run", progress=False)["last"]["epoch"] == 1
 
 
 def test_what_is_wrong_is_said_with_file_line_and_field(folder, capsys):

@@ -10,9 +10,10 @@ from mrhd_nb.config import PRESETS, DataConfig, InputError, StreamConfig, data_c
 from mrhd_nb.features import FeatureFolder, MemoryFeatures, word_vectors
 from mrhd_nb.inference import Predictor, predict_dataset
 from mrhd_nb.models import MomentModel
-from mrhd_nb.training import new_state, open_split, train, train_step
+from mrhd_nb.splits import open_split
+from mrhd_nb.training import new_state, train, train_step
 
-TINY = {"model.width": 16, "model.heads": 4, "model.ffn": 32, "model.moment_queries": 5, "training.batch_size": 4, "training.epochs": 2, "training.eval_every": 1}
+TINY = {"model.width": 16, "model.heads": 4, "model.ffn": 32, "model.moment_queries": 5, "training.batch_size": 4, "training.epochs": 2, "training.select_on": "none"}
 TEXT = StreamConfig("clip_text", ("text/qid{qid}.npz",), 6, "last_hidden_state")
 presets = pytest.mark.parametrize("preset", PRESETS)
 
@@ -180,7 +181,7 @@ def test_words_tell_the_domains_of_youtube_highlights_apart(tmp_path, monkeypatc
     monkeypatch.setenv("MRHD_DATA", str(tmp_path))
     youtube(tmp_path/"youtube", ("dog", "surfing"), 12)
     small = {"model.dropout": 0., "model.input_dropout": 0.1, "model.encoder_layers": 1, "model.fusion_layers": 1}
-    quick = {"training.epochs": 8, "training.eval_every": 8, "training.batch_size": 8, "training.lr": 5e-3, "training.clip_norm": 1.}
+    quick = {"training.epochs": 8, "training.batch_size": 8, "training.lr": 5e-3, "training.clip_norm": 1.}
     config = run_config("tr_detr", "youtube", overrides=TINY | small | quick)
     results = train(config, tmp_path/"run", progress=False)
     assert results["last"]["metrics"]["domains"].keys() == {"dog", "surfing"} and results["last"]["metrics"]["brief"]["mAP"] > 0.8 # about 0.55 by chance
@@ -222,7 +223,7 @@ def subtitles_and_queries(folder):
         for i in qids: np.savez(folder/f"{name}_features"/f"qid{i}.npz", last_hidden_state=draw.standard_normal((4, 512)))
     queries = [replace(r, qid=100+r.qid) for r in moments(range(8, 14))]
     write_annotations(folder/"highlight_train_release.jsonl", queries[:4])
-    write_annotations(folder/"highlight_val_release.jsonl", queries[4:])
+    for part, some in (("val_release", queries[4:5]), ("test_with_gt", queries[5:])): write_annotations(folder/f"highlight_{part}.jsonl", some)
     lines = [as_json(r) | {"qid": i} for i, r in enumerate(moments(range(8, 14)))]
     (folder/"subs_train.jsonl").write_text("".join(json.dumps({k: v for k, v in line.items() if k != "saliency_scores"})+"\n" for line in lines))
 
@@ -230,9 +231,9 @@ def subtitles_and_queries(folder):
 def test_pretrains_on_subtitles_and_fine_tunes(tmp_path, monkeypatch):
     monkeypatch.setenv("MRHD_DATA", str(tmp_path))
     subtitles_and_queries(tmp_path/"qvhighlights")
-    asr = run_config("taskweave_mr2hd", "qvhighlights_asr", overrides=TINY)
+    asr = run_config("taskweave_mr2hd", "qvhighlights_asr", overrides=TINY | {"training.select_on": "val", "training.eval_every": 1})
     assert (asr.training.batch_size, run_config("taskweave_mr2hd", "qvhighlights_asr").training.batch_size) == (4, 256)
-    subtitles, queries = (open_split(asr.data, split) for split in ("train", "val"))
+    subtitles, queries, _ = (open_split(asr, split) for split in ("train", "val", "test"))
     assert all(r.saliency is None and r.clip_ids for r in subtitles.records) and all(r.saliency for r in queries.records)
     targets = next(iterate(subtitles, 6)).targets
     assert targets.saliency.unique().tolist() == [0, 1] and targets.positive.shape == (6, 2)
