@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BARS', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command', 'notebooks_command', 'example_input',
            'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'demo_command',
-           'download_command', 'convert_command', 'command_line', 'main']
+           'download_command', 'convert_command', 'pack_command', 'command_line', 'main']
 
 # %% ../nbs/22_cli.ipynb #e9ccf44f
 import argparse, importlib.resources, json, os, shutil, sys
@@ -192,6 +192,18 @@ def convert_command(arguments:argparse.Namespace)->None:
         print(f"{path}: {len(records)} queries, {sum(len(r.windows) for r in records)} windows, {len({r.vid for r in records})} videos")
     if left_out: print(f"left out {len(left_out)} without length: {', '.join(left_out[:5])}{' ...' if left_out[5:] else ''}")
 
+# %% ../nbs/22_cli.ipynb #ee29d07d
+def pack_command(arguments:argparse.Namespace)->None:
+    "Turn the feature folders of a data set into one packed store, or check a store"
+    from mrhd_nb.config import InputError, data_config
+    from mrhd_nb.store import pack, read_manifest, verify
+    if arguments.source: manifest = pack(data_config(arguments.source), arguments.out, dtype=arguments.dtype, progress=sys.stderr.isatty())
+    elif arguments.verify: manifest = read_manifest(arguments.out)
+    else: raise InputError("pack: name the data set to pack, or check a store with --verify")
+    if arguments.verify: print(f"{verify(arguments.out)} bytes are those that were packed")
+    for s in manifest.streams: print(f"{s.part:<16} {s.items} items, {s.rows} rows of {s.width}, {s.dtype}")
+    print(f"to read it: --set data.store={Path(arguments.out).resolve()}")
+
 # %% ../nbs/22_cli.ipynb #f924fea9
 def _add_train(parser:Parser)->None:
     "Options of `mrhd train`"
@@ -252,6 +264,13 @@ def _add_download(parser:Parser)->None:
     parser.add_argument("--only", default="", metavar="WHAT", help="annotations, features, or the name of one file")
     parser.add_argument("--list", action="store_true", help="fetch nothing: list addresses, sizes, terms and what is there")
 
+def _add_pack(parser:Parser)->None:
+    "Options of `mrhd pack`"
+    parser.add_argument("source", nargs="?", default="", metavar="SOURCE", help="registered data set, name/DOMAIN, or a JSON file that describes one")
+    parser.add_argument("--out", required=True, metavar="STORE", help="folder of the store")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16"], help="number type of its rows; float16 rounds by up to 2^-11 of a value (%(default)s)")
+    parser.add_argument("--verify", action="store_true", help="read the whole store and check its hashes; without SOURCE, that alone")
+
 # %% ../nbs/22_cli.ipynb #d0a69659
 COMMANDS = {
     "train": (train_command, _add_train, "train one system on one data set"),
@@ -261,6 +280,7 @@ COMMANDS = {
     "parity": (parity_command, _add_parity, "compare with golden tensors"),
     "notebooks": (notebooks_command, _add_notebooks, "list or copy the experiment notebooks"),
     "download": (download_command, _add_download, "fetch the annotations and features of a data set"),
+    "pack": (pack_command, _add_pack, "turn feature folders into one packed store"),
     "demo": (demo_command, _add_demo, "train, score and draw both systems on the embedded benchmark")}
 
 def command_line()->Parser:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from .annotations import Record, carve, read_annotations, select_domain
 from .batches import MomentDataset
 from .config import DataConfig, InputError, RunConfig, data_path
-from .features import FeatureFolder, MemoryFeatures
+from .features import MemoryFeatures
+from .store import open_features
 from .synthetic import Benchmark, make
 
 # %% ../nbs/05a_splits.ipynb #2a172737
@@ -68,5 +69,5 @@ def open_split(
     "The records of one split with the source of their features"
     data, made = config.data, config.data.name == "synthetic"
     if split != "train" and data.val_text: data = replace(data, text=replace(data.text, files=data.val_text))
-    source = MemoryFeatures(_benchmark(data).streams, _benchmark(data).tokens, data) if made else FeatureFolder(data)
+    source = MemoryFeatures(_benchmark(data).streams, _benchmark(data).tokens, data) if made else open_features(data)
     return MomentDataset(split_records(config, split), source, data)

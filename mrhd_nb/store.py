@@ -86,7 +86,7 @@ def store_parts(data:DataConfig)->dict[str, StreamConfig]: # name of its files -
 # %% ../nbs/03a_store.ipynb #0e4e533e
 def _annotated(data:DataConfig)->dict[str, list[Record]]: # split -> records
     "The records of every split whose annotation file is there"
-    paths = {split: data_path(data, name) for split in ("train", "val", "test") if (name := getattr(data, split, ""))}
+    paths = {split: data_path(data, name) for split in ("train", "val", "test") if (name := getattr(data, split))}
     return {split: select_domain(read_annotations(path, data.dataset), data.domain) for split, path in paths.items() if path.is_file()}
 
 def find_features(data:DataConfig)->dict[str, dict[str, list[Path]]]: # part -> key -> files
@@ -94,8 +94,9 @@ def find_features(data:DataConfig)->dict[str, dict[str, list[Path]]]: # part -> 
     root, splits, found = data_path(data), _annotated(data), {}
     for part, stream in store_parts(data).items():
         items, fields = find_items(stream, root), key_fields(stream)
-        own = {"train": stream.files != data.val_text, "val": stream.files == data.val_text} if data.val_text and stream.name == data.text.name else {}
-        wanted = {record_key(record, fields): record for split, records in splits.items() if own.get(split, True) for record in records}
+        apart = bool(data.val_text) and stream not in data.streams     # then one text is for training, the other for what is scored
+        wanted = {record_key(record, fields): record for split, records in splits.items() for record in records
+                  if not apart or (split == "train") == (stream == data.text)}
         missing = next((record for key, record in wanted.items() if key not in items), None)
         if missing: raise InputError(f"{root/feature_files(stream, missing)[0]}: stream '{stream.name}': no such file (for {missing.source})")
         found[part] = {key: items[key] for key in items if not data.domain or key in wanted}
@@ -131,8 +132,8 @@ class StoredStream:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.part):
             raise InputError(f"field 'part': {self.part!r} cannot name a file; use letters, digits and _ . + -")
         if self.dtype not in _TYPES: raise InputError(f"field 'dtype': {self.dtype!r} is not one of {', '.join(_TYPES)}")
-        for name in ("width", "items", "rows", "name_bytes"):
-            if not 0 < getattr(self, name) < 1<<62: raise InputError(f"field '{name}': {getattr(self, name)!r} is not a positive number")
+        for name, end in (("width", 1<<31), ("items", 1<<48), ("rows", 1<<48), ("name_bytes", 1<<16)):
+            if not 0 < getattr(self, name) < end: raise InputError(f"field '{name}': {getattr(self, name)!r} is not between 0 and {end}")
 
     def layout(self, kind:str)->tuple[np.dtype, tuple[int, ...]]: # number type, shape
         "How one of the three files is read"
@@ -416,8 +417,8 @@ def _match(folder:Path, manifest:Manifest, data:DataConfig, stream:StreamConfig)
     "The rows of a stream of the configuration, if the store has them in its form"
     stored = manifest.find(stream)
     if stored is None:
-        held = ", ".join(f"'{s.extractor}' from {' and '.join(s.files)}" for s in manifest.streams)
-        raise InputError(f"{folder}: holds no stream '{stream.name}' from {' and '.join(stream.files)}; it has {held}")
+        held = ", ".join(f"{s.extractor!r} from {s.files}" for s in manifest.streams)
+        raise InputError(f"{folder}: holds no stream {stream.name!r} from {stream.files}; it has {held}")
     for name, value in {"width": stream.dim, "normalised": stream.normalise}.items():
         if getattr(stored, name) != value:
             raise InputError(f"{folder}: stream '{stream.name}': field '{name}': {getattr(stored, name)!r} in the store, {value!r} in data '{data.name}'")
