@@ -37,7 +37,7 @@ def labelled(dataset:str, i:int, clips:int)->Record:
 
 def folder(root:Path, layout:str):
     "A small folder in a released layout, rows of odd types and orders among them; its configuration and records"
-    data = replace(data_config(layout if layout in LAYOUTS[:-1] else "youtube"), root=str(root), annotations=(), train="train.jsonl", val="val.jsonl")
+    data = replace(data_config(layout if layout in LAYOUTS[:-1] else "youtube"), root=str(root), annotations=(), train="train.jsonl", val="val.jsonl", test="")
     if layout == "words by domain": data = replace(data, text=StreamConfig("words", ("words/{domain}.npz",), 8, "token"))
     draw = rng(0, layout)
     records = [labelled(data.dataset, i, 8+3*(i//2*2)) for i in range(0, 2*VIDEOS, 1 if data.dataset in ("qvhighlights", "charades") else 2)]
@@ -120,8 +120,8 @@ def test_every_real_feature(shared, tmp_path, monkeypatch):
     sample, video = shared/"features/qvhighlights_sample", shared/"features/charades_video"
     clip = data_config("charades_clip")
     cases = {name: data_config(name) for name in ("charades_clip", "tvsum_audio", "tvsum/BK")} | {
-        "sample": replace(data_config("qvhighlights"), root=str(sample), train="annotations.jsonl", val=""),
-        "one video": replace(clip, root=str(video), train="annotations.jsonl", val="", clip_length=2., streams=(StreamConfig("clip", ("clip_2s.npz",), 512, "features"),), text=StreamConfig("words", (), 16))}
+        "sample": replace(data_config("qvhighlights"), root=str(sample), train="annotations.jsonl", val="", test=""),
+        "one video": replace(clip, root=str(video), train="annotations.jsonl", val="", test="", clip_length=2., streams=(StreamConfig("clip", ("clip_2s.npz",), 512, "features"),), text=StreamConfig("words", (), 16))}
     for name, data in cases.items():
         records = [r for split in ("train", "val", "test") if has_split(data, split) for r in read_split(data, split)]
         stores = [PackedStore(tmp_path/dtype/name, data) for dtype in ("float32", "float16")[:1+(len(records) < 100)] if pack(data, tmp_path/dtype/name, dtype=dtype)]
@@ -138,7 +138,7 @@ def test_every_real_feature(shared, tmp_path, monkeypatch):
 
 def test_training_from_a_store_gives_the_bits_of_the_folder(tmp_path):
     write(make(0, train=16, val=8), tmp_path/"features")
-    data = replace(data_config("synthetic"), name="mine", root=str(tmp_path/"features"), train="highlight_train_release.jsonl", val="highlight_val_release.jsonl")
+    data = replace(data_config("synthetic"), name="mine", root=str(tmp_path/"features"), train="highlight_train_release.jsonl", val="", test="highlight_val_release.jsonl")
     pack(data, tmp_path/"store")
     write_json(tmp_path/"mine.json", asdict(replace(data, store=str(tmp_path/"store"))))
     small = {"model.width": 16, "model.ffn": 16, "model.encoder_layers": 1, "training.epochs": 1, "training.batch_size": 8}
@@ -363,7 +363,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path, monkeypatch):
         draw, root = rng(videos, "memory"), tmp_path/str(videos)
         (root/"clip").mkdir(parents=True)
         for i in range(videos): np.save(root/f"clip/{i}.npy", draw.standard_normal((20, 128), np.float32))
-        data = replace(data_config("charades_clip"), root=str(root), streams=(StreamConfig("clip", ("clip/{vid}.npy",), 128),), text=StreamConfig("words", (), 4), train="", val="")
+        data = replace(data_config("charades_clip"), root=str(root), streams=(StreamConfig("clip", ("clip/{vid}.npy",), 128),), text=StreamConfig("words", (), 4), train="", val="", test="")
         pack(data, root/"store")
         source = open_features(replace(data, store="store"))
         for i in range(0, videos, 10): source.gather_videos([Record(j, "a dog", 20, str(j)) for j in range(i, i+10)])
