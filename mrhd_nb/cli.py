@@ -264,6 +264,7 @@ def _add_download(parser:Parser)->None:
     parser.add_argument("--only", default="", metavar="WHAT", help="annotations, features, or the name of one file")
     parser.add_argument("--list", action="store_true", help="fetch nothing: list addresses, sizes, terms and what is there")
 
+# %% ../nbs/22_cli.ipynb #ad08280e
 def _add_pack(parser:Parser)->None:
     "Options of `mrhd pack`"
     parser.add_argument("source", nargs="?", default="", metavar="SOURCE", help="registered data set, name/DOMAIN, or a JSON file that describes one")
