@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BARS', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command', 'notebooks_command', 'example_input',
            'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'demo_command',
-           'download_command', 'convert_command', 'pack_command', 'command_line', 'main']
+           'download_command', 'convert_command', 'pack_command', 'doctor_command', 'command_line', 'main']
 
 # %% ../nbs/22_cli.ipynb #e9ccf44f
-import argparse, importlib.resources, json, os, shutil, sys
+import argparse, importlib.resources, json, os, shutil, sys, tempfile
 from pathlib import Path
 from typing import Any, Callable
 from . import __version__
@@ -204,6 +204,21 @@ def pack_command(arguments:argparse.Namespace)->None:
     for s in manifest.streams: print(f"{s.part:<16} {s.items} items, {s.rows} rows of {s.width}, {s.dtype}")
     print(f"to read it: --set data.store={Path(arguments.out).resolve()}")
 
+# %% ../nbs/22_cli.ipynb #33303d6a
+def doctor_command(arguments:argparse.Namespace)->int:
+    "Check annotations and features of a data set against each other"
+    from dataclasses import replace
+    from mrhd_nb.doctor import as_report, describe, diagnose, find_data
+    data = find_data(arguments.data)
+    with tempfile.TemporaryDirectory() as folder:
+        if data.name == "synthetic":
+            from mrhd_nb.synthetic import make, write
+            write(make(data.seed, train=data.train_queries, val=data.val_queries), folder)
+            data = replace(data, root=folder, train="highlight_train_release.jsonl", val="highlight_val_release.jsonl")
+        found = diagnose(data, features=not arguments.annotations_only, progress=True)
+    print(json.dumps(as_report(found)) if arguments.json else describe(found))
+    return 1 if found.errors else 0
+
 # %% ../nbs/22_cli.ipynb #f924fea9
 def _add_train(parser:Parser)->None:
     "Options of `mrhd train`"
@@ -229,6 +244,12 @@ def _add_evaluate(parser:Parser)->None:
 def _add_parity(parser:Parser)->None:
     "Options of `mrhd parity`"
     parser.add_argument("folder", metavar="DIR", help="folder of golden .npz files")
+
+def _add_doctor(parser:Parser)->None:
+    "Options of `mrhd doctor`"
+    parser.add_argument("data", metavar="DATA", help="registered name, name/DOMAIN, a JSON file that describes a data set, or the folder that holds one")
+    parser.add_argument("--annotations-only", action="store_true", help="leave the features out, as long as they are not there")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 def _add_notebooks(parser:Parser)->None:
     "Options of `mrhd notebooks`"
@@ -279,6 +300,7 @@ COMMANDS = {
     "predict": (predict_command, _add_predict, "find the moments and highlights of one video"),
     "convert": (convert_command, _add_convert, "turn a table or a JSON file into annotations"),
     "parity": (parity_command, _add_parity, "compare with golden tensors"),
+    "doctor": (doctor_command, _add_doctor, "check annotations and features against each other"),
     "notebooks": (notebooks_command, _add_notebooks, "list or copy the experiment notebooks"),
     "download": (download_command, _add_download, "fetch the annotations and features of a data set"),
     "pack": (pack_command, _add_pack, "turn feature folders into one packed store"),
