@@ -10,6 +10,7 @@ from mrhd_nb.config import DataConfig, StreamConfig, data_config, rng
 from mrhd_nb.doctor import as_report, describe, diagnose, find_data
 from mrhd_nb.features import normalise_rows
 from mrhd_nb.findings import ERRORS, REMARKS
+from mrhd_nb.store import pack
 from mrhd_nb.synthetic import make, write
 
 
@@ -603,6 +604,30 @@ def test_a_crowd_of_equal_faults_is_one_line(sound, tmp_path):
     assert crowd.keys() == {"query", "duration", "label"} and all(f["count"] == 2000 and [p["line"] for p in f["places"]] == [1, 2, 3] for f in crowd.values())
     missing = {f["field"]: f["count"] for f in report["findings"] if f["kind"] == "missing_file"}
     assert missing == {"i3d": 4000, "pann": 2000, "words": 2000} # files, not lines
+
+
+def test_a_packed_store_stands_for_the_files(sound, tmp_path):
+    shutil.copytree(sound["qvhighlights"].root, tmp_path/"data")
+    d = Folder(tmp_path/"data", sound["qvhighlights"].data)
+    d.change("clip", 5, set_row(slice(70, None), 0))
+    pack(find_data(str(d.root)), d.root/"store")
+    d.configure(store="store")
+    for name in ("slowfast_features", "clip_features", "clip_text_features"): shutil.rmtree(d.root/name)
+
+    def look():
+        findings = as_report(diagnose(find_data(str(d.root))))["findings"]
+        return {(f["kind"], f["field"]): (placed(f, d), f["places"][0]["what"]) for f in findings}
+
+    zeros = ("zero_rows", "clip"), Path(f"{d.root}/store/clip.rows[{d.line(5)['vid']}]")
+    assert [(what, where) for what, (where, _) in look().items()] == [zeros]
+    d.edit(3, duration=4500)
+    d.edit(4, vid=d.line(4)["vid"]+"x")
+    found = look()
+    assert found.pop(zeros[0])[0] == zeros[1] and found.pop(("row_count", "duration"))[0] == 3
+    assert found.keys() == {(kind, name) for kind in ("missing_file", "unused_file") for name in ("slowfast", "clip")}
+    assert found["missing_file", "clip"][0] == 4 and d.line(4)["vid"] in found["missing_file", "clip"][1]
+    (d.root/"store"/"manifest.json").write_text("{}")
+    assert look()["unreadable_file", "store"][0] == d.root/"store"
 
 
 ODD = (None, "", -1, 1e308, float("nan"), 10**30, "x"*5000, "\ud800", "a\nb", "\0", "*?[a]", [], {}, [[]], [[0, 1e9]], [[1, "a"]], [True], True)
