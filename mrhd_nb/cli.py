@@ -245,6 +245,7 @@ def _add_parity(parser:Parser)->None:
     "Options of `mrhd parity`"
     parser.add_argument("folder", metavar="DIR", help="folder of golden .npz files")
 
+# %% ../nbs/22_cli.ipynb #65c26563
 def _add_doctor(parser:Parser)->None:
     "Options of `mrhd doctor`"
     parser.add_argument("data", metavar="DATA", help="registered name, name/DOMAIN, a JSON file that describes a data set, or the folder that holds one")
