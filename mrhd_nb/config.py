@@ -220,6 +220,7 @@ class TrainingConfig:
     ema_decay:float = 0.         # 0 keeps no average of the weights; else it is what is scored and saved
     ema_every:str = "epoch"      # epoch (as TaskWeave) or step
     eval_every:int = 5           # epochs
+    save_every:int = 200         # steps between saved states; the end of an epoch of so many saves one too
     select_by:str = "MR-full-mAP" # metric whose best epoch is kept beside the last
     select_on:str = "val"        # val: the validation part; test: the reported split itself, which flatters; none: the last epoch counts
     shuffle_queries:bool = False # control: every video is trained with another video's query
@@ -230,7 +231,7 @@ class TrainingConfig:
     def __post_init__(self):
         _one_of(self, schedule=("constant", "cosine", "step"), ema_every=("epoch", "step"), select_on=("val", "test", "none"))
         _at_least(self, epochs=1, batch_size=1, bucket=1, eval_batch_size=1, lr=0, weight_decay=0, clip_norm=0, lr_drop=1,
-                  weight_rate=0, warmup=0, ema_decay=0, eval_every=1)
+                  weight_rate=0, warmup=0, ema_decay=0, eval_every=1, save_every=1)
         if self.ema_decay >= 1 or self.warmup > 1: raise InputError("field 'ema_decay' must be below 1, 'warmup' at most 1")
 
 # %% ../nbs/00_config.ipynb #bb9e4a5b

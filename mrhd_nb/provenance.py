@@ -21,8 +21,9 @@ from .checkpoints import load_model
 from .config import InputError, RunConfig, read_json, write_json
 from .figures import (attention_table, curves_table, draw_attention, draw_curves, draw_masks, draw_weights, masks_table,
                              save_figure, weights_table)
+from .runs import read_history
 from .splits import open_split
-from .training import read_history, train
+from .training import train
 
 # %% ../nbs/20a_provenance.ipynb #52a7578d
 def train_runs(
