@@ -447,10 +447,10 @@ def draw_curves(
     columns = max(1, min(4, 84//(6+max(map(len, runs)))))               # of the legend, as many as fit the page
     figure, (axes,) = panels([1.7+0.16*-(-len(runs)//columns)], columns=len(quantities))
     for name, ax in zip(quantities, axes):
-        for (run, part), colour in zip(table[table.quantity == name].groupby("run", sort=False), COLOURS*len(table)):
-            ax.plot(part.epoch, part.value, color=colour, marker="." if len(part) < 30 else "", label=run)
+        for i, (run, part) in enumerate(table[table.quantity == name].groupby("run", sort=False)):
+            ax.plot(part.epoch, part.value, color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", ":")[i//len(COLOURS) % 3], marker="." if len(part) < 30 else "", label=run)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set(xlabel="epoch", ylabel={"moments": "moment loss", "saliency": "saliency loss"}.get(name, name))
+        ax.set(xlabel="epoch", ylabel={"moments": "moment loss", "saliency": "saliency loss", "MR-full-R1@0.5": "R1@0.5 (%)", "mAP": "top-5 mAP"}.get(name, name))
         values = table[table.quantity == name].value
         if name in ("moments", "saliency") and values.min() > 0 and values.max() > 10*values.min(): ax.set_yscale("log")
         ax.grid()
