@@ -56,7 +56,7 @@ class StoreFiles:
         self.parts = dict(zip(data.streams, PackedStore(self.root, data).streams))
         for text in (data.text, replace(data.text, files=data.val_text)):
             if text.files: self.parts[text] = PackedStore(self.root, replace(data, text=text)).text
-        self.at = {self._name(stream, key.decode()): i for stream, part in self.parts.items() for i, key in enumerate(part.names.tolist())}
+        self.at = {self._name(stream, key.decode("utf-8", "surrogatepass")): i for stream, part in self.parts.items() for i, key in enumerate(part.names.tolist())}
 
     def _name(self, stream:StreamConfig, key:str)->str: return f"{self.parts[stream].path}[{key}]"
 
@@ -64,7 +64,7 @@ class StoreFiles:
         return self._name(stream, record_key(record, self.parts[stream].fields)),
 
     def there(self, stream:StreamConfig)->list[str]:
-        return [self._name(stream, key.decode()) for key in self.parts[stream].names.tolist()]
+        return [self._name(stream, key.decode("utf-8", "surrogatepass")) for key in self.parts[stream].names.tolist()]
 
     def has(self, name:str)->bool: return name in self.at
 
@@ -107,8 +107,8 @@ def describe_rows(
     faulty = {kind: (int(mask.sum()), int(mask.argmax())) for kind, mask in masks.items() if mask.any()}
     kept = norms[finite] if finite.any() else np.full(1, np.nan)
     repeated = (table[1:] == table[:-1]).all(1).mean() if len(table) > 1 else 0
-    return RowStats(*table.shape, str(table.dtype), (float(kept.min()), float(np.median(kept)), float(kept.max())), float((rows < 0).mean()),
-                    float(repeated), hashlib.blake2b(table.tobytes(), digest_size=16).digest(), faulty)
+    norm, negative = (float(kept.min()), float(np.median(kept)), float(kept.max())), float((rows < 0).mean())
+    return RowStats(*table.shape, str(table.dtype), norm, negative, float(repeated), hashlib.blake2b(table.tobytes(), digest_size=16).digest(), faulty)
 
 # %% ../nbs/03c_doctor.ipynb #b3d8efc8
 Needs = dict[tuple[str, ...], Record] # the files of one table of rows -> the first record that needs them
@@ -139,7 +139,9 @@ def find_missing(
 # %% ../nbs/03c_doctor.ipynb #ef980eba
 Seen = dict[tuple[str, ...], RowStats]
 
-def _read_table(names:tuple[str, ...], stream:StreamConfig, files:FeatureFiles, record:Record, findings:Findings, text:bool)->np.ndarray|None: # (n, D)
+def _read_table(
+    names:tuple[str, ...], stream:StreamConfig, files:FeatureFiles, record:Record, findings:Findings, text:bool,
+)->np.ndarray|None: # (n, D)
     "The rows of one video or query, files joined by channel: the only place where rows are read"
     parts = []
     for name in names:
@@ -166,7 +168,8 @@ def examine_stream(
         table = _read_table(names, stream, files, record, findings, text)
         if table is None: continue
         stats = seen[names] = describe_rows(table)
-        for kind, (count, first) in stats.faulty.items(): findings.add(kind, names[0], stream.name, f"{count} of {stats.rows} rows, the first is row {first}")
+        for kind, (count, first) in stats.faulty.items():
+            findings.add(kind, names[0], stream.name, f"{count} of {stats.rows} rows, the first is row {first}")
         if stats.faulty: continue
         if stats.repeated > .5 and not text:
             findings.add("frozen_video", names[0], stream.name, f"{stats.repeated:.0%} of {stats.rows} rows repeat the row before")
@@ -201,14 +204,15 @@ def check_alike(seen:Seen, stream:StreamConfig, findings:Findings)->str: # what 
     units, negative = sum(s.unit for s in sound.values()), statistics.median(s.negative for s in sound.values())
     length, unit, looks = statistics.median(s.norm[1] for s in sound.values()), 2*units > len(sound), _looks(negative)
     for name, s in sound.items():
-        if s.unit != unit: what = f"rows of length {s.norm[1]:.3g}, most files have {length:.3g}"
+        if s.unit != unit or not length/20 < s.norm[1] < length*20: what = f"rows of length {s.norm[1]:.3g}, most files have {length:.3g}"
         elif len(sound) > 4 and {_looks(s.negative), looks} == {"signed", "rectified"}: what = f"{s.negative:.0%} negative values, most files have {negative:.0%}"
-        elif not length/20 < s.norm[1] < length*20: what = f"rows of length {s.norm[1]:.3g}, most files have {length:.3g}"
         else: continue
         findings.add("odd_file", name, stream.name, what)
     first = next(name for name, s in sound.items() if s.unit == unit)
     if unit and stream.normalise: findings.add("unit_rows", first, stream.name, f"rows have length one in {units} of {len(sound)} files")
-    if not unit and not stream.normalise: findings.add("raw_rows", first, stream.name, f"rows of length {min(s.norm[0] for s in sound.values()):.3g} to {max(s.norm[2] for s in sound.values()):.3g}")
+    if not unit and not stream.normalise:
+        shortest, longest = min(s.norm[0] for s in sound.values()), max(s.norm[2] for s in sound.values())
+        findings.add("raw_rows", first, stream.name, f"rows of length {shortest:.3g} to {longest:.3g}")
     return looks
 
 # %% ../nbs/03c_doctor.ipynb #598ef82a
@@ -266,14 +270,15 @@ Lengths = list[tuple[Record, dict[StreamConfig, int]]] # a record of each video,
 
 def check_clip_length(lengths:Lengths, stream:StreamConfig, data:DataConfig, findings:Findings)->bool:
     "Do most videos have the rows that their durations and the clip length ask for?"
-    pairs = [(record, rows[stream], expected_clips(record, data)) for record, rows in lengths if stream in rows and not math.isnan(record.duration)]
+    pairs = [(record, rows[stream], expected_clips(record, data)) for record, rows in lengths if stream in rows]
     misfits = [(record, n) for record, n, clips in pairs if abs(_excess(n, clips)) > max(_slack(clips), .1*clips)]
     if data.dataset in ("tvsum", "youtube") or 2*len(misfits) <= len(pairs): return True
     each = [record.duration/n for record, n in misfits]
     implied, same = statistics.median(each), len({n for _, n in misfits}) == 1
     if same and len(misfits) > 4 and max(each) > 1.1*min(each): what = f"{len(misfits)} videos have {misfits[0][1]} rows each, whatever their duration"
-    else: what = (f"rows and durations of {len(misfits)} of {len(pairs)} videos give clips of {implied:.3g} s, configured are {data.clip_length:g} s"
-                  +_unit_hint(implied/data.clip_length, implied))
+    else:
+        what = f"rows and durations of {len(misfits)} of {len(pairs)} videos give clips of {implied:.3g} s, configured are {data.clip_length:g} s"
+        what += _unit_hint(implied/data.clip_length, implied)
     findings.add("clip_length", misfits[0][0].source, stream.name, what)
     return False
 
@@ -330,9 +335,9 @@ def examine_features(
     "Read every file that the records need, once, and compare what is there with what is needed"
     users, needs, there, used = _users(data, chosen), {}, {}, set()
     for stream, records in users.items():
-        wanted = {files.names(stream, record): record for record in reversed(records)} # the first record that needs it
-        there[stream] = files.there(stream)
-        needs[stream], taken = find_missing(dict(reversed(wanted.items())), stream, there[stream], files, findings)
+        there[stream], wanted = files.there(stream), {}
+        for record in records: wanted.setdefault(files.names(stream, record), record)
+        needs[stream], taken = find_missing(wanted, stream, there[stream], files, findings)
         used |= taken.union(*(files.names(stream, record) for record in _users(data, whole)[stream]))
     with tqdm(total=sum(map(len, needs.values())), disable=None if progress else True, desc=data.name, unit="file") as bar:
         seen = {stream: examine_stream(needs[stream], stream, files, findings, bar, text=stream not in data.streams) for stream in users}
@@ -373,18 +378,18 @@ def _describe_split(split:str, path:Path, records:Sequence[Record])->dict[str, A
 def _describe_stream(stream:StreamConfig, seen:Seen, lengths:Lengths)->dict[str, Any]:
     "One row of the table of streams"
     stats = list(seen.values())
-    norms = [s.norm for s in stats if math.isfinite(s.norm[0])]
+    rows, norms = [s.rows for s in stats], [s.norm for s in stats if math.isfinite(s.norm[0])]
     each = [record.duration/rows[stream] for record, rows in lengths if stream in rows and record.dataset != "tvsum"] # TVSum's durations are clips
     common = lambda name: Counter(getattr(s, name) for s in stats).most_common(1)[0][0] if stats else None
-    return {"stream": stream.name, "files": len(stats), "rows": [min(s.rows for s in stats), max(s.rows for s in stats)] if stats else None,
-            "width": common("width"), "type": common("dtype"), "row_length": [min(n[0] for n in norms), statistics.median(n[1] for n in norms), max(n[2] for n in norms)] if norms else None,
+    return {"stream": stream.name, "files": len(stats), "rows": [min(rows), max(rows)] if rows else None, "width": common("width"), "type": common("dtype"),
+            "row_length": [min(n[0] for n in norms), statistics.median(n[1] for n in norms), max(n[2] for n in norms)] if norms else None,
             "clip_length": statistics.median(each) if each else None}
 
 # %% ../nbs/03c_doctor.ipynb #fdb4659c
 def _open_files(data:DataConfig, findings:Findings)->FeatureFiles|StoreFiles|None:
     "Where the rows of a data set are; a store that cannot be read is a finding"
     try: return StoreFiles(data) if data.store else FeatureFiles(data)
-    except InputError as e: return findings.add("unreadable_file", str(data_path(data, data.store)), "store", str(e))
+    except InputError as e: return findings.add("store", str(data_path(data, data.store)), "store", str(e))
 
 # %% ../nbs/03c_doctor.ipynb #54654dc4
 def diagnose(
@@ -398,13 +403,14 @@ def diagnose(
     chosen, whole = examine_annotations(data, findings)
     files = _open_files(data, findings) if features else None
     seen = examine_features(data, chosen, whole, files, findings, progress=progress) if files else {}
-    videos = {record.vid: record for records in reversed(chosen.values()) for record in reversed(records) if not math.isnan(record.duration)} # its first record
-    lengths = [(r, {s: seen[s][names].rows for s in data.streams if s in seen and (names := files.names(s, r)) in seen[s]}) for r in reversed(videos.values())]
+    videos:dict[str, Record] = {} # a record of each that says how long it is
+    for record in (record for records in chosen.values() for record in records if not math.isnan(record.duration)): videos.setdefault(record.vid, record)
+    lengths = [(r, {s: seen[s][names].rows for s in data.streams if s in seen and (names := files.names(s, r)) in seen[s]}) for r in videos.values()]
     fitting = [stream for stream in data.streams if check_clip_length(lengths, stream, data, findings)]
     check_row_counts(lengths, fitting, data, findings)
     if len(fitting) == len(data.streams): check_cuts(lengths, data, findings)
-    return Diagnosis(data.name, str(data_path(data)), [_describe_split(split, data_path(data, getattr(data, split)), records) for split, records in chosen.items()],
-                     [_describe_stream(stream, seen[stream], lengths) for stream in seen], findings.sorted())
+    splits = [_describe_split(split, data_path(data, getattr(data, split)), records) for split, records in chosen.items()]
+    return Diagnosis(data.name, str(data_path(data)), splits, [_describe_stream(stream, seen[stream], lengths) for stream in seen], findings.listed())
 
 # %% ../nbs/03c_doctor.ipynb #55ae9a28
 def _say(value:Any)->str:

@@ -50,6 +50,7 @@ ERRORS |= {
     "odd_file": "extract the features again, as those of the other videos were",
     "clip_length": "correct 'clip_length', or the durations if they are not in seconds",
     "row_count": "correct the duration, or extract the features again",
+    "store": "pack the features again (mrhd pack), or correct the configuration",
 }
 
 # %% ../nbs/02b_findings.ipynb #6d46a906
@@ -131,7 +132,7 @@ class Findings:
         group.count += 1
         if len(group.places) < 3: group.places.append(Place(_printable(file), int(line) if line else None, field, _printable(what)))
 
-    def sorted(self)->list[Finding]:
+    def listed(self)->list[Finding]:
         "Errors first, then as they came"
         return sorted(self._groups.values(), key=lambda finding: finding.severity != "error")
 
@@ -149,9 +150,11 @@ def examine_line(
     findings:Findings,
 )->Record|None: # None if not even the video and the query are named
     "The record of a line; every field that is refused is a finding"
-    try: return parse_record(values := decode_line(line), data.dataset, source)
+    try: values = decode_line(line)
+    except InputError as e: return findings.add("line", source, "", str(e))
+    try: return parse_record(values, data.dataset, source)
     except InputError as e: refused = str(e)
-    if refused.startswith("not ") or not isinstance(values, dict): return findings.add("line", source, "", refused)
+    if not isinstance(values, dict): return findings.add("line", source, "", refused)
     sound, faulty = _sound(data.dataset), set()
     labels = {name: value for name, value in values.items() if name not in sound}
     for part in (*({name: values.get(name)} for name in sound), labels):
@@ -280,7 +283,8 @@ def unify_spelling(splits:dict[str, list[Record]], findings:Findings)->dict[str,
     def unified(record:Record)->Record:
         vid = spellings.setdefault(plain_name(record.vid), record.vid.strip())
         if vid == record.vid: return record
-        findings.add("vid_spelling", record.source, "vid", f"{record.vid!r}, elsewhere {vid!r}" if record.vid.strip() != vid else f"{record.vid!r} has spaces around it")
+        where = f", elsewhere {vid!r}" if record.vid.strip() != vid else " has spaces around it"
+        findings.add("vid_spelling", record.source, "vid", f"{record.vid!r}{where}")
         return replace(record, vid=vid)
     return {split: [unified(record) for record in records] for split, records in splits.items()}
 
@@ -311,7 +315,8 @@ def check_split(records:Sequence[Record], data:DataConfig, findings:Findings)->N
         if same is not record: findings.add("repeated_query", record.source, "query", f"asked about {record.vid!r} on {short_name(same.source)} already")
     usual = Counter(type(record.qid) for record in qids.values()).most_common(1)
     for record in qids.values():
-        if type(record.qid) is not usual[0][0]: findings.add("qid_types", record.source, "qid", f"{record.qid!r} is {'a text' if type(record.qid) is str else 'a number'}, unlike most")
+        if type(record.qid) is usual[0][0]: continue
+        findings.add("qid_types", record.source, "qid", f"{record.qid!r} is {'a text' if type(record.qid) is str else 'a number'}, unlike most")
 
 # %% ../nbs/02b_findings.ipynb #9b86fd20
 _PART = re.compile(r"(.+)_\d+\.\d+_\d+\.\d+") # {source}_{start}_{end}
@@ -328,9 +333,11 @@ def check_between(splits:dict[str, list[Record]], data:DataConfig, findings:Find
     for record in val:
         part = _PART.fullmatch(record.vid)
         if same := videos.get(record.vid): findings.add("shared_video", record.source, "vid", f"{record.vid!r} is on {short_name(same.source)} too")
-        elif same := part and sources.get(part[1]): findings.add("shared_source", record.source, "vid", f"{record.vid!r} and {same.vid!r} ({short_name(same.source)})")
+        elif same := part and sources.get(part[1]):
+            findings.add("shared_source", record.source, "vid", f"{record.vid!r} and {same.vid!r} ({short_name(same.source)})")
         same = None if data.val_text else qids.get(str(record.qid)) # with files of its own, val may count anew
-        if same and (same.vid != record.vid or "" != same.query != record.query != ""): findings.add("shared_qid", record.source, "qid", f"{record.qid!r} is on {short_name(same.source)} too")
+        if same and (same.vid != record.vid or "" != same.query != record.query != ""):
+            findings.add("shared_qid", record.source, "qid", f"{record.qid!r} is on {short_name(same.source)} too")
 
 # %% ../nbs/02b_findings.ipynb #898b0ee2
 Splits = dict[str, list[Record]]
@@ -340,10 +347,12 @@ def examine_annotations(data:DataConfig, findings:Findings)->tuple[Splits, Split
     splits = {split: read_split(data, split, findings) for split in ("train", "val") if getattr(data, split)}
     if not splits: raise InputError(f"data '{data.name}': fields 'train', 'val': name at least one annotation file")
     splits = unify_spelling(splits, findings)
-    if everyone := [record for records in splits.values() for record in records]: select_domain(everyone, data.domain) # refuses an unknown one
+    everyone = [record for records in splits.values() for record in records]
+    if everyone: select_domain(everyone, data.domain) # refuses an unknown one
     chosen = {split: [record for record in records if data.domain in ("", record.domain)] for split, records in splits.items()}
     for split, records in chosen.items():
-        if splits[split] and not records: findings.add("annotation_file", str(data_path(data, getattr(data, split))), split, f"no records of domain '{data.domain}'")
+        if splits[split] and not records:
+            findings.add("annotation_file", str(data_path(data, getattr(data, split))), split, f"no records of domain '{data.domain}'")
         for record in records:
             if math.isnan(record.duration): continue # its line was refused
             check_labels(record, split, findings)

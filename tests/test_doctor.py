@@ -358,6 +358,11 @@ def pickled(d):
     np.savez(d.file("clip", 3), features=np.array([{"rows": 3}], object))
     return [("unreadable_file", "clip", d.file("clip", 3))]
 
+@fault()
+def store_missing(d):
+    d.configure(store="store")
+    return [("store", "store", d.root/"store")]
+
 
 # Rows
 
@@ -595,6 +600,15 @@ def test_exit_status_and_text(sound, examine, capsys):
     assert main(["doctor", str(d.root), "--annotations-only"]) == 0
 
 
+def test_the_embedded_benchmark(tmp_path, capsys):
+    "It is made, written out and examined"
+    (tmp_path/"data.json").write_text(json.dumps(asdict(replace(data_config("synthetic"), train_queries=20, val_queries=8))))
+    assert main(["doctor", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [split["records"] for split in report["splits"]] == [20, 8] and [stream["stream"] for stream in report["streams"]] == ["clip", "words"]
+    assert report["errors"] == 0 and sorted(p.name for p in tmp_path.iterdir()) == ["data.json"]
+
+
 def test_a_crowd_of_equal_faults_is_one_line(sound, tmp_path):
     shutil.copytree(sound["tvsum"].root, tmp_path/"data")
     d = Folder(tmp_path/"data", sound["tvsum"].data)
@@ -627,7 +641,7 @@ def test_a_packed_store_stands_for_the_files(sound, tmp_path):
     assert found.keys() == {(kind, name) for kind in ("missing_file", "unused_file") for name in ("slowfast", "clip")}
     assert found["missing_file", "clip"][0] == 4 and d.line(4)["vid"] in found["missing_file", "clip"][1]
     (d.root/"store"/"manifest.json").write_text("{}")
-    assert look()["unreadable_file", "store"][0] == d.root/"store"
+    assert look()["store", "store"][0] == d.root/"store"
 
 
 ODD = (None, "", -1, 1e308, float("nan"), 10**30, "x"*5000, "\ud800", "a\nb", "\0", "*?[a]", [], {}, [[]], [[0, 1e9]], [[1, "a"]], [True], True)
