@@ -17,6 +17,7 @@ from typing import Any, Callable
 import pandas as pd
 from .checkpoints import load_model
 from .config import InputError, RunConfig, override, parse_overrides, read_config, read_json, run_config, to_dict, write_atomic, write_json
+from .ledger import record_run
 from .splits import open_split
 from .training import score, shuffle_queries, train
 
@@ -164,7 +165,9 @@ def score_run(
     model, config = load_model(checkpoint)
     dataset = open_split(config, split)
     if shuffled: dataset = shuffle_queries(dataset, config.seed)
-    return score(model.to(device), dataset, config, device)
+    metrics, lines = score(model.to(device), dataset, config, device)
+    if split == "test" and not shuffled and (said := record_run(config.data, lines, metrics, checkpoint)): print(said, file=sys.stderr)
+    return metrics, lines
 
 # %% ../nbs/21_experiments.ipynb #e4654182
 class NotebookError(RuntimeError):

@@ -7,7 +7,7 @@ __all__ = ['hold_folder', 'flatten', 'difference', 'prepare_folder', 'data_hash'
            'read_history', 'write_history', 'append_history']
 
 # %% ../nbs/17a_runs.ipynb #ef24fac6
-import contextlib, hashlib, json, os, platform, socket, subprocess
+import contextlib, hashlib, json, os, platform, socket
 from pathlib import Path
 from typing import Any, Iterator
 import numpy as np
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from .annotations import as_json
 from .batches import MomentDataset
 from .config import InputError, RunConfig, read_config, read_json, to_dict, write_atomic, write_json
+from .ledger import package_commit
 
 # %% ../nbs/17a_runs.ipynb #5bd578ff
 @contextlib.contextmanager
@@ -63,12 +64,6 @@ def prepare_folder(
     return out
 
 # %% ../nbs/17a_runs.ipynb #19cbfbbf
-def _commit()->str|None:
-    "The commit of the checkout that this package runs from, if it runs from one"
-    here = Path(__file__).parent if "__file__" in globals() else Path()
-    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return found.stdout.strip() or None
-
 def data_hash(dataset:MomentDataset)->dict[str, str]:
     "SHA-256 of the records as JSON, and of the first record's clips and tokens"
     lines = "\n".join(json.dumps(as_json(r), sort_keys=True) for r in dataset.records)
@@ -80,10 +75,8 @@ def data_hash(dataset:MomentDataset)->dict[str, str]:
 def environment(device:str|torch.device, **datasets:MomentDataset)->dict[str, Any]:
     "Versions, device, commit and data hashes"
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.processor() or platform.machine()
-    try: commit = _commit()
-    except OSError: commit = None
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "platform": platform.platform(),
-            "device": str(device), "device_name": name, "threads": torch.get_num_threads(), "commit": commit,
+            "device": str(device), "device_name": name, "threads": torch.get_num_threads(), "commit": package_commit(),
             "data": {n: data_hash(d) for n, d in datasets.items()}}
 
 def note_environment(

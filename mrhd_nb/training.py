@@ -9,7 +9,7 @@ __all__ = ['STATE_SCHEMA', 'require_labels', 'ShuffledQueries', 'shuffle_queries
            'open_run', 'run_epochs', 'train']
 
 # %% ../nbs/18_training.ipynb #d1a23c99
-import dataclasses, hashlib, io, math, time
+import dataclasses, hashlib, io, math, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .batches import Batch, MomentDataset, iterate, label_kind
 from .checkpoints import load_model, save_model
 from .config import InputError, RunConfig, TrainingConfig, derive_seed, generator, override, read_json, rng, write_atomic, write_json
 from .inference import predict_dataset, write_submission
+from .ledger import record_run
 from .losses import LossTerms, compute_losses
 from .metrics import evaluate
 from .models import MomentModel
@@ -282,6 +283,8 @@ def report_both(
         if record["epoch"] not in [r["epoch"] for r in reported.values()]:
             model, config = load_model(out/f"{which}.safetensors")
             metrics, lines = score(model.to(device), test_set, config, device)
+            note = "this split picked the epoch" if which == "best" and config.training.select_on == "test" else ""
+            if (said := record_run(config.data, lines, metrics, out/f"{which}.safetensors", note)): print(said, file=sys.stderr)
         write_submission(out/f"submission_{which}.jsonl", lines)
         reported[which] = record | {"metrics": metrics}
     return reported
