@@ -1,4 +1,4 @@
-"Metadata comes from settings.ini; a build also takes in the experiment notebooks, which live in nbs/experiments"
+"Metadata comes from settings.ini; a build also takes in the notebooks of nbs/experiments and nbs/tutorials"
 from configparser import ConfigParser
 from pathlib import Path
 from shutil import copy2
@@ -12,16 +12,17 @@ settings = parser["DEFAULT"]
 
 
 class BuildWithNotebooks(build_py):
-    "Copy nbs/experiments into the built package as mrhd_nb/notebooks; an editable install reads nbs/experiments itself"
+    "Copy the experiments and tutorials of nbs/ into the built package as mrhd_nb/notebooks; an editable install reads nbs/ itself"
     def run(self):
         super().run()
         if self.editable_mode: return
-        source, target = ROOT/"nbs"/"experiments", Path(self.build_lib)/settings["lib_name"]/"notebooks"
-        for file in sorted(f for kind in ("*.ipynb", "*.yaml") for f in source.rglob(kind)):
-            if any(part.startswith(".") for part in file.relative_to(source).parts): continue
-            place = target/file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            copy2(file, place)
+        target = Path(self.build_lib)/settings["lib_name"]/"notebooks"
+        for source, folder in ((ROOT/"nbs"/"experiments", target), (ROOT/"nbs"/"tutorials", target/"tutorials")):
+            for file in sorted(f for kind in ("*.ipynb", "*.yaml") for f in source.rglob(kind)):
+                if any(part.startswith(".") for part in file.relative_to(source).parts): continue
+                place = folder/file.relative_to(source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                copy2(file, place)
 
 
 setup(

@@ -79,10 +79,10 @@ def evaluate_command(arguments:argparse.Namespace)->None:
 
 # %% ../nbs/22_cli.ipynb #08a82f05
 def notebooks_command(arguments:argparse.Namespace)->None:
-    "List the experiment notebooks, or copy them"
+    "List the experiment notebooks and the tutorials, or copy them"
     from mrhd_nb.config import InputError
-    from mrhd_nb.experiments import describe_notebook, notebook_folder
-    found = sorted(notebook_folder().glob("*.ipynb"))
+    from mrhd_nb.experiments import describe_notebook, notebook_folder, tutorials
+    found = sorted(notebook_folder().glob("*.ipynb"))+tutorials()
     if arguments.copy:
         target = Path(arguments.copy)
         there = [p.name for p in found if (target/p.name).exists()]

@@ -251,8 +251,8 @@ class DataConfig:
     "Where a data set lies and how it becomes batches"
     name:str                     # as registered, or of the file that describes it
     dataset:str                  # form of the annotations and way of scoring: qvhighlights, charades, tvsum or youtube
-    streams:tuple[StreamConfig, ...]
-    text:StreamConfig
+    streams:tuple[StreamConfig, ...] # what a clip is made of, in the order of a model's channels
+    text:StreamConfig            # what a query is made of
     root:str = ""                # folder of the feature files; environment variables are expanded
     store:str = ""               # packed store that is read instead of the feature files, below the root or absolute
     annotations:tuple[str, ...] = () # more folders, for annotation files that do not lie in the root
@@ -262,7 +262,7 @@ class DataConfig:
     val_text:tuple[str, ...] = () # files of the text of val and test, where they are others than `text.files`
     clip_length:float = 2.       # seconds
     max_clips:int|None = 75      # None keeps the whole video
-    max_tokens:int|None = 32
+    max_tokens:int|None = 32     # None keeps the whole query
     max_windows:int = 5          # windows of a sample used in training
     first_window:bool = False    # label clips by the first window alone; fidelity `released` sets it
     tef:bool = True              # temporal endpoints as two more channels
@@ -272,8 +272,8 @@ class DataConfig:
     holdout:float = 0.1          # share of the training videos that picks the epoch where only one file is held out; one of a domain at least
     seed:int = 0                 # of the embedded benchmark, and of the choice of the holdout
     train_queries:int = 0        # of the embedded benchmark
-    val_queries:int = 0
-    test_queries:int = 0
+    val_queries:int = 0          # the same
+    test_queries:int = 0         # the same
 
     def __post_init__(self):
         _one_of(self, dataset=("qvhighlights", "charades", "tvsum", "youtube"))

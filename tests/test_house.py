@@ -72,10 +72,12 @@ def imported(tree:ast.AST)->set[str]:
 
 LIBRARY = sorted(NBS.glob("[0-9][0-9]*_*.ipynb"))
 EXPERIMENTS = sorted((NBS/"experiments").glob("*.ipynb"))
+TUTORIALS = sorted((NBS/"tutorials").glob("*.ipynb"))
 ALL = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 FLOORS = {module_name(p): floor(p) for p in LIBRARY}
 library = pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
 experiments = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+tutorials = pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 every = pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
 
 
@@ -179,6 +181,15 @@ def test_experiment_is_parameterised_and_calls_the_package(path):
     for cell in found:
         assert not cell.outputs and not cell.exported
         if cell.kind == "code": assert not any(isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.While)) for n in ast.walk(cell.tree)), cell.source
+
+
+@tutorials
+def test_tutorial_teaches_and_exports_nothing(path):
+    found = cells(path)
+    first = [line for line in found[0].source.splitlines() if line.strip()]
+    assert found[0].kind == "markdown" and first[0].startswith("# ") and first[1].startswith("> ") and len(first) > 2
+    assert sum(c.kind == "markdown" for c in found) > 5 and any(c.tests for c in found) and any(c.outputs for c in found)
+    assert not any(c.exported or "default_exp" in c.source for c in found)
 
 
 def test_syntax_is_that_of_the_oldest_python():

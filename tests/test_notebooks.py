@@ -1,4 +1,4 @@
-"Every library notebook runs from top to bottom"
+"Every library notebook and every tutorial runs from top to bottom"
 import os
 from pathlib import Path
 import pytest
@@ -9,7 +9,7 @@ NBS = Path(__file__).resolve().parent.parent/"nbs"
 FLAGS = ("slow", "gpu")
 
 
-@pytest.mark.parametrize("path", sorted(NBS.glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*sorted(NBS.glob("*.ipynb")), *sorted((NBS/"tutorials").glob("*.ipynb"))], ids=lambda p: p.stem)
 def test_runs(path, capfd):
     passed, _ = run_notebook(path, skip_flags=FLAGS, force_flags=os.environ.get("MRHD_TEST_FLAGS", "").split(), basepath=NBS.parent)
     assert passed, capfd.readouterr().err

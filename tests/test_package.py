@@ -5,6 +5,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p.name for p in (ROOT/"nbs"/"experiments").glob("*.ipynb"))
+TUTORIALS = sorted(p.name for p in (ROOT/"nbs"/"tutorials").glob("*.ipynb"))
 MODULES = sorted(p.stem for p in (ROOT/"mrhd_nb").glob("*.py") if p.stem not in ("__init__", "_modidx"))
 DEVELOPMENT = ("nbdev", "fastcore", "execnb", "ghapi", "fastgit", "jupyterlab", "pytest", "hypothesis", "build")
 # Stands in for a machine that has only what a user installs
@@ -38,6 +39,7 @@ def test_wheel_holds_modules_notebooks_weights_and_nothing_else(wheel):
     notebooks = {n.removeprefix("notebooks/") for n in inside if n.startswith("notebooks/")}
     assert {f"{m}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml"} <= inside
     assert sorted(n for n in notebooks if "/" not in n and n.endswith(".ipynb")) == NOTEBOOKS
+    assert sorted(n for n in notebooks if n.startswith("tutorials/")) == [f"tutorials/{n}" for n in TUTORIALS]
     assert any(n.startswith("weights/") and n.endswith(".safetensors") for n in inside)
     assert all(n.startswith(("mrhd_nb/", "mrhd_nb-")) for n in names)
     assert not [n for n in names if re.search(r"\.ipynb_checkpoints|__pycache__|tests/|\.partial\.", n)]
@@ -82,7 +84,7 @@ def test_every_module_imports_without_the_development_tools(installed, tmp_path)
 
 
 @pytest.mark.parametrize("arguments, expected", [(["--help"], ["train", "evaluate", "predict", "parity", "notebooks"]),
-                                                 (["notebooks"], [Path(n).stem for n in NOTEBOOKS])])
+                                                 (["notebooks"], [Path(n).stem for n in NOTEBOOKS+TUTORIALS])])
 def test_command_answers_without_the_development_tools(installed, tmp_path, arguments, expected):
     code = f"import sys; sys.argv = ['mrhd', *{arguments!r}]; from mrhd_nb.cli import main; sys.exit(main())"
     said = python(code, installed, tmp_path)
