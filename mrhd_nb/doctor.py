@@ -128,7 +128,7 @@ def find_missing(
     misnamed = {name: variants[plain_name(name)] for name in lacking if plain_name(name) in variants}
     if lacking and lacking == wanted and not misnamed:
         names, record = next(iter(needs.items()))
-        findings.add("no_features", record.source, stream.name, f"none of {len(wanted)} files is there, such as {names[0]}")
+        findings.add("no_features", record.source, stream.name, f"none of {len(wanted)} files is there; the first is {names[0]}")
         return {}, set()
     for names, record in needs.items():
         for name in names:
