@@ -36,6 +36,9 @@ def write_atomic(
         yield temporary
         with open(temporary, "rb+") as f: os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as e:
+        if e.filename not in (None, str(temporary)): raise
+        raise OSError(e.errno, e.strerror or str(e), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

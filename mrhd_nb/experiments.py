@@ -9,7 +9,7 @@ __all__ = ['PICKED', 'RUN_FILES', 'notebook_folder', 'tutorials', 'find_notebook
            'Job', 'available_threads', 'run_job', 'run_jobs']
 
 # %% ../nbs/21_experiments.ipynb #52ee913f
-import hashlib, importlib.resources, json, os, subprocess, sys, time
+import hashlib, importlib.resources, json, os, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,6 +220,7 @@ def run_notebook(
 )->Path: # the executed notebook
     "Run a notebook with Papermill into a folder, unless it is finished there"
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
     source, out, parameters = find_notebook(name), Path(out), dict(parameters or {})
     check_parameters(source, parameters | {"out": str(out)})
@@ -233,6 +234,8 @@ def run_notebook(
         papermill.execute_notebook(str(source), str(partial), parameters=parameters | {"out": str(out)}, kernel_name="python3",
                                    progress_bar=False, stdout_file=stream, stderr_file=stream, config=private, coalesce_streams=True)
     except papermill.PapermillExecutionError as e: raise _failure(e, source, partial) from None
+    except DeadKernelError:
+        raise NotebookError(f"{source.name}: its process died, killed or out of memory; what it had saved is kept: run it again to go on (see {partial})") from None
     write_html(partial, out/f"{source.stem}.html")
     os.replace(partial, executed)
     done = read_json(out/"done.json") if (out/"done.json").is_file() else {}
@@ -281,6 +284,7 @@ def run_job(
         try: status = process.wait()
         finally:
             if process.poll() is None: process.terminate()
+    if status < 0: return f"killed by {signal.Signals(-status).name}; run it again to go on from what it had saved"
     lines = job.log.read_text(errors="replace").strip().splitlines()
     return "" if status == 0 else (lines[-1] if lines else f"exit status {status}")
 

@@ -6,7 +6,7 @@
 __all__ = ['STATE_SCHEMA', 'require_labels', 'ShuffledQueries', 'shuffle_queries', 'learning_rate', 'NonFiniteLoss', 'total_loss',
            'train_step', 'update_average', 'State', 'new_state', 'save_state', 'load_state', 'log_variances',
            'train_epoch', 'end_epoch', 'score', 'headline', 'keep', 'report_both', 'finish', 'pin_init', 'start_from',
-           'open_run', 'run_epochs', 'train']
+           'open_run', 'run_epochs', 'is_trained', 'train']
 
 # %% ../nbs/18_training.ipynb #d1a23c99
 import dataclasses, hashlib, io, math, sys, time
@@ -385,6 +385,11 @@ def run_epochs(
                             **{training.select_by: state.last["score"]} if state.last else {})
     finish(state, out, config, data["test"], device)
 
+# %% ../nbs/18_training.ipynb #59ba61fd
+def is_trained(out:Path, config:RunConfig)->bool:
+    "Is the run complete? A notebook that was run in the folder may have left a `done.json` too"
+    return (out/"done.json").is_file() and read_json(out/"done.json").get("epochs") == config.training.epochs
+
 # %% ../nbs/18_training.ipynb #17681bb6
 def train(
     config:RunConfig,
@@ -395,6 +400,6 @@ def train(
 )->dict[str, Any]: # what metrics.json holds
     "Train, evaluate, keep best and last; return both"
     config, out = pin_init(config), Path(out)
-    if not (out/"done.json").exists():
+    if not is_trained(out, config):
         with hold_folder(out): run_epochs(config, prepare_folder(out, config), device, progress)
     return read_json(prepare_folder(out, config)/"metrics.json")
