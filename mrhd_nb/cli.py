@@ -67,15 +67,27 @@ def train_command(arguments:argparse.Namespace)->None:
 def evaluate_command(arguments:argparse.Namespace)->None:
     "Score a submission, or a run"
     from mrhd_nb.config import InputError, write_json
-    from mrhd_nb.metrics import evaluate
+    from mrhd_nb.per_query import per_query, write_per_query
+    if arguments.ledger: os.environ["MRHD_LEDGER"] = arguments.ledger
+    wanted = arguments.intervals or arguments.per_query
     if arguments.run:
         if arguments.submission or arguments.annotations: raise InputError("evaluate: give RUN, or --submission and --annotations")
-        from mrhd_nb.experiments import find_checkpoint, score_run
-        metrics, _ = score_run(find_checkpoint(arguments.run), device=arguments.device)
-    elif arguments.submission and arguments.annotations: metrics = evaluate(arguments.dataset, arguments.submission, arguments.annotations)
+        from mrhd_nb.experiments import find_checkpoint, run_scores, score_run
+        metrics, lines = score_run(checkpoint := find_checkpoint(arguments.run), device=arguments.device)
+        table = run_scores(checkpoint, lines) if wanted else None
+    elif arguments.submission and arguments.annotations:
+        from mrhd_nb.ledger import record_scoring
+        from mrhd_nb.metrics import evaluate
+        what = arguments.submission, arguments.annotations
+        metrics, table = evaluate(arguments.dataset, *what), per_query(arguments.dataset, *what) if wanted else None
+        if (said := record_scoring(arguments.annotations, arguments.submission, metrics)): print(f"mrhd: {said}", file=sys.stderr)
     else: raise InputError("evaluate: needs --submission and --annotations, or RUN")
+    if arguments.per_query: write_per_query(arguments.per_query, table)
+    if arguments.intervals:
+        from mrhd_nb.leaderboard import interval_block, interval_text
+        metrics |= {"intervals": interval_block(table)}
     if arguments.out: write_json(arguments.out, metrics) # before a reader such as head can close the pipe
-    print(json.dumps(metrics["brief"], indent=4))
+    print(interval_text(metrics["intervals"]) if arguments.intervals else json.dumps(metrics["brief"], indent=4))
 
 # %% ../nbs/22_cli.ipynb #08a82f05
 def notebooks_command(arguments:argparse.Namespace)->None:
@@ -240,6 +252,9 @@ def _add_evaluate(parser:Parser)->None:
     parser.add_argument("--dataset", default="qvhighlights", help="whose rules: qvhighlights, charades, tvsum or youtube (%(default)s)")
     parser.add_argument("--device", default="cpu", help="of RUN: cpu or cuda (%(default)s)")
     parser.add_argument("--out", default="", metavar="M.json", help="write all metrics here")
+    parser.add_argument("--intervals", action="store_true", help="print a table with 95 %% intervals (BCa, videos resampled) instead of JSON; M.json gets a block more")
+    parser.add_argument("--per-query", default="", metavar="Q.parquet", help="write the score of every query here")
+    parser.add_argument("--ledger", default="", metavar="L.jsonl", help="where scorings of a test split are recorded (beside A.jsonl); off records nothing; as MRHD_LEDGER")
 
 def _add_parity(parser:Parser)->None:
     "Options of `mrhd parity`"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICKED', 'RUN_FILES', 'notebook_folder', 'tutorials', 'find_notebook', 'describe_notebook', 'check_parameters',
            'experiment_config', 'run_folder', 'data_table', 'describe_epoch', 'results_table', 'check_run',
-           'find_checkpoint', 'score_run', 'NotebookError', 'step_record', 'is_finished', 'write_html', 'run_notebook',
-           'Job', 'available_threads', 'run_job', 'run_jobs']
+           'find_checkpoint', 'score_run', 'run_scores', 'NotebookError', 'step_record', 'is_finished', 'write_html',
+           'run_notebook', 'Job', 'available_threads', 'run_job', 'run_jobs']
 
 # %% ../nbs/21_experiments.ipynb #52ee913f
 import hashlib, importlib.resources, json, os, signal, subprocess, sys, time
@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 import pandas as pd
+from .annotations import as_json
 from .checkpoints import load_model
 from .config import InputError, RunConfig, override, parse_overrides, read_config, read_json, run_config, to_dict, write_atomic, write_json
 from .ledger import record_run
+from .per_query import per_query
 from .splits import open_split
 from .training import score, shuffle_queries, train
 
@@ -176,6 +178,15 @@ def score_run(
     metrics, lines = score(model.to(device), dataset, config, device)
     if split == "test" and not shuffled and (said := record_run(config.data, lines, metrics, checkpoint)): print(said, file=sys.stderr)
     return metrics, lines
+
+def run_scores(
+    checkpoint:Path,
+    lines:list[dict],    # of `score_run`
+    split:str="test",
+)->pd.DataFrame: # of `per_query`
+    "What each query of a run's own data scores"
+    _, config = load_model(checkpoint)
+    return per_query(config.data.dataset, lines, [as_json(r) for r in open_split(config, split).records])
 
 # %% ../nbs/21_experiments.ipynb #e4654182
 class NotebookError(RuntimeError):

@@ -40,6 +40,34 @@ def test_evaluates_a_released_submission(shared, tmp_path):
     assert json.loads((tmp_path/"deep"/"M.json").read_text()) == expected
 
 
+def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, capsys):
+    from mrhd_nb.annotations import as_json
+    from mrhd_nb.ledger import read_ledger
+    from mrhd_nb.metrics import evaluate
+    from mrhd_nb.per_query import averages, read_per_query
+    from mrhd_nb.statistics import random_answers
+    from mrhd_nb.synthetic import make
+    truth, given = [as_json(r) for r in make(2, train=1, val=30).val], tmp_path/"s.jsonl"
+    answers, ledger = random_answers(truth), tmp_path/"mine_test.ledger.jsonl"
+    (tmp_path/"mine_test.jsonl").write_text("".join(json.dumps(v)+"\n" for v in truth))
+    given.write_text("".join(json.dumps(v)+"\n" for v in answers))
+    monkeypatch.setenv("MRHD_LEDGER", "")
+    words = ["evaluate", "--submission", str(given), "--annotations", str(tmp_path/"mine_test.jsonl")]
+    official = evaluate("qvhighlights", answers, truth)
+    assert main([*words, "--out", str(tmp_path/"M.json")]) == 0 and json.loads((tmp_path/"M.json").read_text()) == official
+    said = capsys.readouterr()
+    assert json.loads(said.out) == official["brief"] and "scoring 1 " in said.err and said.err.count("\n") == 1
+    assert main([*words, "--intervals", "--per-query", str(tmp_path/"q.parquet"), "--out", str(tmp_path/"I.json")]) == 0
+    said, written = capsys.readouterr(), json.loads((tmp_path/"I.json").read_text())
+    assert "scoring 2 " in said.err and "1 different submission " in said.err and said.out.splitlines()[-1].startswith("95 % intervals")
+    block = written.pop("intervals")
+    assert written == official and list(block["metrics"]) == list(official["brief"])
+    assert all(r["low"] <= r["value"] <= r["high"] and r["value"] == official["brief"][k] for k, r in block["metrics"].items())
+    assert {k: round(v, 2) for k, v in averages(read_per_query(tmp_path/"q.parquet")).items()} == official["brief"]
+    assert [line["metrics"] for line in read_ledger(ledger)] == [official["brief"]]*2
+    assert main([*words, "--ledger", "off"]) == 0 and "not recorded" in capsys.readouterr().err and len(read_ledger(ledger)) == 2
+
+
 def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path, capsys):
     assert main(["parity", str(tmp_path)]) == 1
     source = shared/"golden"/"trdetr_txtpad.npz"
