@@ -319,7 +319,7 @@ def _users(data:DataConfig, splits:Splits)->dict[StreamConfig, list[Record]]:
     everyone = [record for records in splits.values() for record in records]
     users = dict.fromkeys(data.streams, everyone)
     if not data.val_text: users[data.text] = everyone
-    else: users |= {data.text: splits.get("train", []), replace(data.text, files=data.val_text): splits.get("val", [])}
+    else: users |= {data.text: splits.get("train", []), replace(data.text, files=data.val_text): [r for split in ("val", "test") for r in splits.get(split, [])]}
     return {stream: records for stream, records in users.items() if stream.files}
 
 # %% ../nbs/03c_doctor.ipynb #f27a8372

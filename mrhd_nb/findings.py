@@ -169,7 +169,7 @@ def examine_line(
 # %% ../nbs/02b_findings.ipynb #69c700ce
 def read_split(
     data:DataConfig,
-    split:str, # "train" or "val"
+    split:str, # train, val or test
     findings:Findings,
 )->list[Record]:
     "What can be read of a split"
@@ -324,28 +324,28 @@ _PART = re.compile(r"(.+)_\d+\.\d+_\d+\.\d+") # {source}_{start}_{end}
 # %% ../nbs/02b_findings.ipynb #6256c4ee
 def check_between(splits:dict[str, list[Record]], data:DataConfig, findings:Findings)->None:
     "Do splits share videos, qids or sources?"
-    train, val = splits.get("train", ()), splits.get("val", ())
     videos, qids, sources = {}, {}, {}
-    for record in train:
-        videos.setdefault(record.vid, record)
-        qids.setdefault(str(record.qid), record)
-        if part := _PART.fullmatch(record.vid): sources.setdefault(part[1], record)
-    for record in val:
-        part = _PART.fullmatch(record.vid)
-        if same := videos.get(record.vid): findings.add("shared_video", record.source, "vid", f"{record.vid!r} is on {short_name(same.source)} too")
-        elif same := part and sources.get(part[1]):
-            findings.add("shared_source", record.source, "vid", f"{record.vid!r} and {same.vid!r} ({short_name(same.source)})")
-        same = None if data.val_text else qids.get(str(record.qid)) # with files of its own, val may count anew
-        if same and (same.vid != record.vid or "" != same.query != record.query != ""):
-            findings.add("shared_qid", record.source, "qid", f"{record.qid!r} is on {short_name(same.source)} too")
+    for split, records in splits.items():
+        for record in records:
+            part = _PART.fullmatch(record.vid)
+            if same := videos.get(record.vid): findings.add("shared_video", record.source, "vid", f"{record.vid!r} is on {short_name(same.source)} too")
+            elif same := part and sources.get(part[1]):
+                findings.add("shared_source", record.source, "vid", f"{record.vid!r} and {same.vid!r} ({short_name(same.source)})")
+            same = qids.get(str(record.qid))
+            if same and (same.vid != record.vid or "" != same.query != record.query != ""):
+                findings.add("shared_qid", record.source, "qid", f"{record.qid!r} is on {short_name(same.source)} too")
+        for record in records:
+            videos.setdefault(record.vid, record)
+            if part := _PART.fullmatch(record.vid): sources.setdefault(part[1], record)
+            if split != "train" or not data.val_text: qids.setdefault(str(record.qid), record) # with files of their own, val and test count anew
 
 # %% ../nbs/02b_findings.ipynb #898b0ee2
 Splits = dict[str, list[Record]]
 
 def examine_annotations(data:DataConfig, findings:Findings)->tuple[Splits, Splits]: # of the domain, of all domains
-    "Read both splits and check their records, one by one and among themselves"
-    splits = {split: read_split(data, split, findings) for split in ("train", "val") if getattr(data, split)}
-    if not splits: raise InputError(f"data '{data.name}': fields 'train', 'val': name at least one annotation file")
+    "Read the splits and check their records, one by one and among themselves"
+    splits = {split: read_split(data, split, findings) for split in ("train", "val", "test") if getattr(data, split)}
+    if not splits: raise InputError(f"data '{data.name}': fields 'train', 'val', 'test': name at least one annotation file")
     splits = unify_spelling(splits, findings)
     everyone = [record for records in splits.values() for record in records]
     if everyone: select_domain(everyone, data.domain) # refuses an unknown one

@@ -685,7 +685,7 @@ KNOWN = {
     "tvsum_audio": {("raw_rows", "clip_text"), ("rows_more", "pann")}, # one video has one audio row more
 }
 ANNOTATED = { # without features
-    "qvhighlights": {("flat_labels", "saliency_scores")},            # one moment whose clips all have the same score is no rarity
+    "qvhighlights": {("flat_labels", "saliency_scores"), ("zero_labels", "saliency_scores")}, # of test queries alone the latter
     "charades": {("repeated_query", "query"), ("cut_video", "max_clips"), ("window_lost", "relevant_windows")}, # videos up to 194 s
     "youtube": {("overlapping_clips", "clip")},                      # ranges of 100 frames, 50 apart
     "tvsum": set(),
@@ -710,7 +710,7 @@ def test_real_annotations_have_the_known_remarks_only(name, shared, monkeypatch)
 
 
 def test_the_qvhighlights_sample_and_test_split(shared):
-    sample = replace(data_config("qvhighlights"), root=str(shared/"features"/"qvhighlights_sample"), train="annotations.jsonl", val="")
+    sample = replace(data_config("qvhighlights"), root=str(shared/"features"/"qvhighlights_sample"), train="annotations.jsonl", val="", test="")
     assert not diagnose(sample).findings
-    test = replace(data_config("qvhighlights"), root=str(shared/"reference"/"annotations"/"qvhighlights"), annotations=(), val="highlight_test_with_gt.jsonl")
-    assert kinds(diagnose(test, features=False)) == {("flat_labels", "saliency_scores"), ("zero_labels", "saliency_scores")}
+    pair = replace(data_config("qvhighlights"), root=str(shared/"reference"/"annotations"/"qvhighlights"), annotations=(), test="")
+    assert kinds(diagnose(pair, features=False)) == {("flat_labels", "saliency_scores")} # one moment whose clips all have the same score is no rarity
