@@ -6,7 +6,7 @@
 __all__ = ['RANKINGS', 'PENALTIES', 'Pair', 'video_ap', 'random_ap', 'random_domains', 'selection_null', 'mean_human',
            'labelled_rows', 'fit_ridge', 'line_ap', 'protocol_pairs', 'baseline_table']
 
-# %% ../nbs/19a_baselines.ipynb #69430858
+# %% ../nbs/19a_baselines.ipynb #b3df7695
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from .config import InputError, RunConfig, override, rng
 from .metrics import TVSUM_TOP, tvsum_ap, youtube_ap
 from .splits import open_split, read_split, reported_records
 
-# %% ../nbs/19a_baselines.ipynb #b4259db9
+# %% ../nbs/19a_baselines.ipynb #1ab9a116
 RANKINGS:dict[str, tuple[Callable, int|None]] = {"tvsum": (tvsum_ap, TVSUM_TOP), "youtube": (youtube_ap, None)} # AP, ranks that count
 
 def video_ap(
@@ -31,7 +31,7 @@ def video_ap(
     measure, _ = RANKINGS[record.dataset]
     return measure(np.argsort(-scores[:,:len(record.labels)], axis=1, kind="stable"), record.labels)
 
-# %% ../nbs/19a_baselines.ipynb #ddc32a90
+# %% ../nbs/19a_baselines.ipynb #97b96a9e
 def random_ap(
     record:Record,
     draws:int, # n
@@ -52,7 +52,7 @@ def random_domains(
     "What random scorers get in each domain: the mean over its videos"
     return pd.DataFrame({d: np.mean([random_ap(r, draws, seed) for r in records if r.domain == d], 0) for d in dict.fromkeys(r.domain for r in records)})
 
-# %% ../nbs/19a_baselines.ipynb #8f5a67fb
+# %% ../nbs/19a_baselines.ipynb #adcea28e
 def selection_null(
     luck:pd.DataFrame, # (n, domains) of `random_domains`
     trials:int,        # E, evaluations of a run
@@ -65,7 +65,7 @@ def selection_null(
     at = np.minimum((u*len(luck)).astype(int), len(luck)-1)
     return pd.DataFrame({d: np.sort(luck[d].to_numpy())[at[:,i]] for i, d in enumerate(luck)})
 
-# %% ../nbs/19a_baselines.ipynb #15a27dc2
+# %% ../nbs/19a_baselines.ipynb #4ca30664
 def mean_human(
     record:Record,
     *,
@@ -78,7 +78,7 @@ def mean_human(
     others = (labels.sum(1, keepdims=True)-labels)/max(labels.shape[1]-1, 1)         # (L, A)
     return float(np.mean([measure(np.argsort(-others[:,a], kind="stable")[None], labels[:,[a]])[0] for a in range(labels.shape[1])]))
 
-# %% ../nbs/19a_baselines.ipynb #f6f6601f
+# %% ../nbs/19a_baselines.ipynb #7a78fc25
 PENALTIES = tuple(10.**k for k in range(-2, 4))
 
 def labelled_rows(dataset:MomentDataset)->tuple[np.ndarray, np.ndarray, np.ndarray]: # (n, D), (n,), number of the video (n,)
@@ -105,7 +105,7 @@ def line_ap(line:Ridge, test:MomentDataset)->list[float]: # of each test video
     "What a fitted regression gets"
     return [float(video_ap(r, line.predict(test.sample(i).video.numpy())[None])[0]) for i, r in enumerate(test.records)]
 
-# %% ../nbs/19a_baselines.ipynb #75680066
+# %% ../nbs/19a_baselines.ipynb #0130c3f7
 Pair = tuple[MomentDataset, MomentDataset] # training and reported videos
 
 def protocol_pairs(
@@ -133,7 +133,7 @@ def baseline_table(
                               "random": [float(random_ap(r, draws).mean()) for r in test.records], "ridge": line_ap(fit_ridge(train), test)})
         if wide: table["ridge, all domains"] = line_ap(wide, test)
         if all(r.labels.shape[1] > 1 for r in test.records):
-            table["mean human, himself left out"] = [mean_human(r, leave_out=True) for r in test.records]
+            table["mean of the other humans"] = [mean_human(r, leave_out=True) for r in test.records]
             table["mean human"] = [mean_human(r) for r in test.records]
         parts.append(table)
     return pd.concat(parts, ignore_index=True)

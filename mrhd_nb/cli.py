@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BARS', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command', 'notebooks_command', 'example_input',
-           'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'demo_command',
-           'download_command', 'convert_command', 'pack_command', 'doctor_command', 'command_line', 'main']
+           'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'sweep_command',
+           'demo_command', 'download_command', 'convert_command', 'pack_command', 'doctor_command', 'command_line',
+           'main']
 
 # %% ../nbs/22_cli.ipynb #e9ccf44f
 import argparse, importlib.resources, json, os, shutil, sys, tempfile
@@ -176,6 +177,13 @@ def parity_command(arguments:argparse.Namespace)->int:
         passed &= good
     return 0 if passed else 1
 
+# %% ../nbs/22_cli.ipynb #95319579
+def sweep_command(arguments:argparse.Namespace)->None:
+    "Train every run of a grid that is not finished, and collect the tables"
+    from mrhd_nb.sweep import find_grid, read_grids, sweep
+    sweep(read_grids(find_grid(arguments.grid)), arguments.out, engine=arguments.engine, device=arguments.device, workers=arguments.workers, threads=arguments.threads,
+          report=lambda line: print(line, flush=True))
+
 # %% ../nbs/22_cli.ipynb #148850b4
 def demo_command(arguments:argparse.Namespace)->None:
     "Train, score and draw both systems on the embedded benchmark"
@@ -301,6 +309,16 @@ def _add_download(parser:Parser)->None:
     parser.add_argument("--only", default="", metavar="WHAT", help="annotations, features, or the name of one file")
     parser.add_argument("--list", action="store_true", help="fetch nothing: list addresses, sizes, terms and what is there")
 
+# %% ../nbs/22_cli.ipynb #c86c519c
+def _add_sweep(parser:Parser)->None:
+    "Options of `mrhd sweep`"
+    parser.add_argument("grid", metavar="GRID", help="a YAML file with presets, data, protocol, seeds and overrides, or the name of a grid that comes with the package")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the tables; what is finished there is not repeated")
+    parser.add_argument("--engine", default="local", help="local, or ray for a cluster (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="of every run: cpu or cuda (%(default)s)")
+    parser.add_argument("--workers", type=int, help="runs at a time (one per processor thread; on Ray, as many as there is room for)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of each run (%(default)s)")
+
 # %% ../nbs/22_cli.ipynb #ad08280e
 def _add_pack(parser:Parser)->None:
     "Options of `mrhd pack`"
@@ -320,6 +338,7 @@ COMMANDS = {
     "notebooks": (notebooks_command, _add_notebooks, "list or copy the experiment notebooks"),
     "download": (download_command, _add_download, "fetch the annotations and features of a data set"),
     "pack": (pack_command, _add_pack, "turn feature folders into one packed store"),
+    "sweep": (sweep_command, _add_sweep, "train a grid of runs and collect their tables"),
     "demo": (demo_command, _add_demo, "train, score and draw both systems on the embedded benchmark")}
 
 def command_line()->Parser:

@@ -328,7 +328,7 @@ def from_dict(
     for name in values:
         if name not in hints: raise InputError(f"{where}: field '{name}': unknown; one of {', '.join(hints)}")
     try: return kind(**{n: _fits(v, hints[n], f"{where}.{n}") for n, v in values.items()})
-    except TypeError: raise InputError(f"{where}: needs {', '.join(f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING)}") from None
+    except TypeError: raise InputError(f"{where}: needs {', '.join(f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING)}") from None
     except InputError as e: raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #903a1125

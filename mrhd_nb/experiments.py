@@ -306,6 +306,7 @@ def run_jobs(
     workers:int|None=None,   # processes at a time; None: one per `threads` processor threads
     threads:int=1,           # of each process
     report:Callable=print,   # gets one line per job
+    run:Callable[[Job, int], str]=run_job, # runs one job and returns its error
 )->None:
     "Run jobs in a pool of processes; finished ones are not repeated, failures are named together at the end"
     finished = [job for job in jobs if is_finished(job.notebook, job.out, job.parameters)]
@@ -313,11 +314,11 @@ def run_jobs(
     for job in finished: report(f"{job.label}: finished before")
     workers, failed = workers or max(1, available_threads()//threads), []
 
-    def run(job:Job)->None:
+    def follow(job:Job)->None:
         start = time.perf_counter()
-        error = run_job(job, threads)
+        error = run(job, threads)
         if error: failed.append(job.label)
         report(f"{job.label}: {'FAILED' if error else 'done'} after {time.perf_counter()-start:.0f} s" + (f": {error} (see {job.log})" if error else ""))
 
-    with ThreadPoolExecutor(workers) as pool: list(pool.map(run, waiting))
+    with ThreadPoolExecutor(workers) as pool: list(pool.map(follow, waiting))
     if failed: raise NotebookError(f"{len(failed)} of {len(jobs)} steps failed: {', '.join(failed)}")

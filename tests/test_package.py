@@ -73,7 +73,7 @@ def test_every_pin_is_a_pin():
     assert lines[0].startswith("torch==") and all(re.match(r"[\w.-]+==[\w.]+( ;.*)?$", line) for line in lines)
     settings = configparser.ConfigParser(delimiters=["="], interpolation=None)
     settings.read(ROOT/"settings.ini")
-    asked = settings["DEFAULT"]["requirements"].split()+settings["DEFAULT"]["dev_requirements"].split()
+    asked = settings["DEFAULT"]["requirements"].split()+settings["DEFAULT"]["dev_requirements"].split()+settings["DEFAULT"]["cluster_requirements"].split()
     assert {re.match(r"[\w-]+", r)[0] for r in asked} <= {line.split("==")[0] for line in lines}
 
 
