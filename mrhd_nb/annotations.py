@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 import numpy as np
-from .config import InputError, rng, write_atomic
+from .config import InputError, decode_json, rng, write_atomic
 
 # %% ../nbs/02_annotations.ipynb #26e973a2
 @dataclass(frozen=True, eq=False)
@@ -168,9 +168,8 @@ def read_lines(
 
 def decode_line(line:bytes)->Any:
     "What one line says in JSON"
-    try: return json.loads(line.decode())
+    try: return decode_json(line.decode())
     except UnicodeDecodeError: raise InputError("not UTF-8 text") from None
-    except RecursionError: raise InputError("not an annotation: nested too deeply") from None
     except ValueError as e: raise InputError(f"not JSON: {getattr(e, 'msg', e)}") from None
 
 # %% ../nbs/02_annotations.ipynb #4ca19982

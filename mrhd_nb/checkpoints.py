@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from .batches import Batch, Targets
-from .config import InputError, LossConfig, ModelConfig, Quirks, RunConfig, parse_config, preset, to_dict, write_atomic
+from .config import InputError, LossConfig, ModelConfig, Quirks, RunConfig, decode_json, parse_config, preset, to_dict, write_atomic
 from .losses import LossTerms, compute_losses
 from .matching import match
 from .models import MomentModel, Prediction, UNUSED_KEYS, WEIGHTING_KEYS, released_names
@@ -91,8 +91,8 @@ def load_model(
     "Read what `save_model` wrote"
     tensors, header = read_tensors(path)
     if "config" not in header: raise InputError(f"{path}: holds no configuration; it was not written by this package")
-    try: values = json.loads(header["config"])
-    except json.JSONDecodeError as e: raise InputError(f"{path}: field 'config': not JSON: {e.msg}") from None
+    try: values = decode_json(header["config"])
+    except ValueError as e: raise InputError(f"{path}: field 'config': not JSON: {e}") from None
     config = parse_config(values, str(path))
     model = MomentModel(config)
     _fill(model, {n: t for n, t in tensors.items() if not n.startswith("weighting.")}, str(path))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from .annotations import Record, as_json
-from .config import InputError
+from .config import InputError, decode_json
 
 # %% ../nbs/15_metrics.ipynb #45d758e6
 Source = str|Path|Sequence[dict|Record] # a JSON-lines file, or its parsed lines
@@ -58,7 +58,7 @@ def _parse(path:str|Path)->tuple[list, list[int]]: # values, line numbers
     try:
         with open(path, encoding="utf-8") as file, _uncollected():
             for number, line in enumerate(file, 1):
-                if not line.isspace(): values.append(json.loads(line)); numbers.append(number)
+                if not line.isspace(): values.append(decode_json(line)); numbers.append(number)
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
     except UnicodeDecodeError: raise InputError(f"{path}: is not text") from None
     except ValueError as e: raise InputError(f"{path}:{number}: not JSON: {getattr(e, 'msg', e)}") from None

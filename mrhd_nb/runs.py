@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from .annotations import as_json
 from .batches import MomentDataset
-from .config import InputError, RunConfig, read_config, read_json, to_dict, write_atomic, write_json
+from .config import InputError, RunConfig, decode_json, read_config, read_json, to_dict, write_atomic, write_json
 from .ledger import package_commit
 
 # %% ../nbs/17a_runs.ipynb #5bd578ff
@@ -98,7 +98,7 @@ def read_history(path:str|Path)->list[dict]:
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
     rows = []
     for number, line in enumerate(lines, 1):
-        try: rows.append(json.loads(line))
+        try: rows.append(decode_json(line))
         except ValueError: raise InputError(f"{path}:{number}: not JSON") from None
     return rows
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from . import __version__
 from .annotations import Record, read_annotations, select_domain
-from .config import DataConfig, InputError, StreamConfig, data_path, from_dict, read_json, write_atomic, write_json
+from .config import DataConfig, InputError, StreamConfig, data_path, decode_json, from_dict, read_json, write_atomic, write_json
 from .features import (FeatureFolder, FeatureSource, clip_count, feature_files, lay_out, prepare_rows, read_stream,
                               token_count)
 
@@ -211,7 +211,7 @@ def resume_rows(
         for line in journal.read_text().splitlines(keepends=True) if journal.exists() else ():
             trial = digest.copy()
             try:
-                entry = json.loads(line)
+                entry = decode_json(line)
                 more = [[key, int(n), state] for key, n, state in entry["items"]]
                 if [i[0] for i in more] != keys[len(done):len(done)+len(more)] or any(file_state(items[k]) != state for k, _, state in more): break
                 if not _read_into(trial, file, row_bytes*sum(n for _, n, _ in more)) or trial.hexdigest() != entry["sha256"]: break
