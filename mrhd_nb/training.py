@@ -157,7 +157,7 @@ def new_state(
     build = lambda: MomentModel(config.model, generator(config.seed, "weights")).to(device)
     model, weighting = build(), make_weighting(training.losses).to(device)
     groups = [{"params": list(model.parameters()), "rate": 1.}, {"params": list(weighting.parameters()), "rate": training.weight_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
     return State(model, weighting, optimizer, build().requires_grad_(False) if training.ema_decay else None)
 
 # %% ../nbs/18_training.ipynb #11308a9f
