@@ -8,6 +8,7 @@ __all__ = ['QueryAttention', 'ClipAttention', 'DecoderLayer', 'modulate', 'Momen
 
 # %% ../nbs/10_decoder.ipynb #67c4be1c
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from .layers import MLP, Dropout, FeedForward, Pointwise, attend, inverse_sigmoid, merge_heads, reference_code, split_heads
 
@@ -54,18 +55,19 @@ class ClipAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self,
-        state:Tensor,     # (B, N, D)
-        position:Tensor,  # of the queries (B, N, D)
-        sine:Tensor,      # modulated code of the references (B, N, D)
+        state:Tensor,     # (B or 1, N, D)
+        position:Tensor,  # of the queries (B or 1, N, D)
+        sine:Tensor,      # modulated code of the references (B or 1, N, D)
         memory:Tensor,    # (B, L, D)
-        clip_place:Tensor, # (B, L, D)
+        clip_place:Tensor, # (B or 1, L, D)
         clip_mask:Tensor, # (B, L)
         *,
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, N, D), attention (B, N, L)
         query, key, place = self.query_content(state), self.key_content(memory), self.key_position(clip_place)
         if self.query_position is not None: query, key = query+self.query_position(position), key+place
-        query, sine, key, place, value = (split_heads(x, self.heads) for x in (query, self.query_sine(sine), key, place, self.value(memory)))
+        heads = [split_heads(x, self.heads) for x in (query, self.query_sine(sine), key, place, self.value(memory))]
+        query, sine, key, place, value = (x.expand(len(memory), -1, -1, -1) for x in heads)
         read, weight = attend(torch.cat([query, sine], -1), torch.cat([key, place], -1), value,
             mask=clip_mask[:,None,None], dropout=self.dropout*self.training, weights=maps)
         return self.out(merge_heads(read)), weight
@@ -138,15 +140,16 @@ class MomentDecoder(nn.Module):
         *,
         maps:bool=False,
     )->tuple[Tensor, Tensor, Tensor|None]: # states (K, B, N, D), references entering each layer (K, B, N, 2), attention (K, B, N, L)
-        reference = self.queries.sigmoid().expand(len(memory), -1, -1)
+        reference = self.queries.sigmoid()[None]                       # (1, N, 2): nobody has seen a video yet
         state = memory.new_zeros(*reference.shape[:2], memory.shape[-1])
         states, references, weights = [], [], []
         for i, layer in enumerate(self.layers):
             inside = reference.detach() if i else reference            # only the head learns through later references
             code = reference_code(inside, state.shape[-1])
             sine = modulate(code*self.scale(state) if i else code, inside, self.anchor(state))
+            if self.training: state = state.expand(len(memory), -1, -1) # dropout differs from sample to sample
             state, weight = layer(state, self.position(code), sine, memory, clip_place, clip_mask, maps=maps)
-            for kept, x in zip((states, references, weights), (self.norm(state), reference, weight)): kept.append(x)
+            for kept, x in zip((states, references, weights), (self.norm(state), reference.expand(len(memory), -1, -1), weight)): kept.append(x)
             if i+1 < len(self.layers): reference = (self.box(state)+inverse_sigmoid(inside)).sigmoid()
         return torch.stack(states), torch.stack(references), torch.stack(weights) if maps else None
 
@@ -183,13 +186,12 @@ class LinearConvHead(nn.Module):
         self.unfed_sum = unfed_sum
         self.linear, self.conv, self.out = nn.Linear(width, width), Pointwise(enter=width, leave=width), nn.Linear(width, 1)
 
-    def forward(self,
-        features:Tensor, # X_hd (B, L, D)
-        gain:Tensor|None=None, # of the feedback (B, L)
-    )->Tensor: # (B, L)
+    def forward(self, features:Tensor, gain:Tensor|None=None)->Tensor: # X_hd (B, L, D), of the feedback (B, L) -> (B, L)
         fed = feed_back(features, gain)
         summed = features if self.unfed_sum else fed
-        return self.out(self.conv(self.linear(fed)))[...,0] + summed.sum(-1)/summed.shape[-1]**.5
+        weight = self.out.weight@self.conv.weight[...,0]               # (1, D): three maps in a row are one vector
+        constant = weight@self.linear.bias + self.out.weight@self.conv.bias + self.out.bias
+        return F.linear(fed, weight@self.linear.weight, constant)[...,0] + summed.sum(-1)/summed.shape[-1]**.5
 
 # %% ../nbs/10_decoder.ipynb #edc2bc58
 class SumHead(nn.Module):
@@ -198,8 +200,6 @@ class SumHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, width)
 
-    def forward(self,
-        features:Tensor, # (B, L, D)
-        gain:Tensor|None=None, # of the feedback (B, L)
-    )->Tensor: # (B, L)
-        return self.linear(feed_back(features, gain)).sum(-1)/features.shape[-1]**.5
+    def forward(self, features:Tensor, gain:Tensor|None=None)->Tensor: # (B, L, D), of the feedback (B, L) -> (B, L)
+        weight, constant = (x.sum(0, keepdim=True)/features.shape[-1]**.5 for x in (self.linear.weight, self.linear.bias))
+        return F.linear(feed_back(features, gain), weight, constant)[...,0] # the sum of the channels is one vector

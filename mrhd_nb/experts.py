@@ -43,10 +43,9 @@ class CnnExpert(nn.Module):
         self.norm, self.project = ChannelNorm(width=width), Pointwise(enter=width, leave=width)
 
     def forward(self, x:Tensor, positions:Tensor, clip_mask:Tensor)->Tensor: # (B, L, D), (B, L, D), (B, L) -> (B, L, D)
-        mask = clip_mask[...,None]
-        if self.dead: return self.project(self.norm(self.conv(x.mT).mT.masked_fill(mask, 0)))
-        seen = self.conv(x.masked_fill(~mask, 0).mT).mT
-        return self.project(self.norm(seen.masked_fill(~mask, 0)))
+        real = clip_mask[...,None].to(x.dtype)
+        if self.dead: return self.project(self.norm(self.conv(x.mT).mT*(1-real)))
+        return self.project(self.norm(self.conv((x*real).mT).mT*real))
 
 # %% ../nbs/08_experts.ipynb #55a57a74
 class LinearExpert(nn.Linear):
@@ -99,7 +98,7 @@ class PlainEncoder(nn.Module):
 
     def forward(self,
         fused:Tensor,     # (B, L, D)
-        positions:Tensor, # (B, L, D)
+        positions:Tensor, # (B or 1, L, D)
         clip_mask:Tensor, # (B, L)
         *,
         mr:bool=True, # both tasks have the same features, so these say nothing here
@@ -134,15 +133,17 @@ class TaskDecoupledUnit(nn.Module):
 
     def forward(self,
         fused:Tensor,     # (B, L, D)
-        positions:Tensor, # (B, L, D)
+        positions:Tensor, # (B or 1, L, D)
         clip_mask:Tensor, # (B, L)
         *,
         mr:bool=True, # are MR's features wanted?
         hd:bool=True, # are HD's?
     )->tuple[TaskFeatures|None, TaskFeatures|None]: # of MR, of HD
-        z = self.pool(fused, clip_mask)
-        def branch(mapper:nn.Module, expert:nn.Module)->TaskFeatures:
-            x = mapper(z)
-            shared, task = self.pool(self.shared(x, positions, clip_mask), clip_mask), expert(x, positions, clip_mask)
-            return TaskFeatures(task*shared, shared, task)
-        return (branch(self.mr_map, self.mr_expert) if mr else None, branch(self.hd_map, self.hd_expert) if hd else None)
+        z, place = self.pool(fused, clip_mask), (positions, clip_mask)
+        tasks = {task: mapper(z) for task, mapper, wanted in (("mr", self.mr_map, mr), ("hd", self.hd_map, hd)) if wanted}
+        each = [x if len(x) == 1 else x.repeat(len(tasks), *[1]*(x.dim()-1)) for x in place]
+        shared = self.pool(self.shared(torch.cat([*tasks.values()]), *each), each[1]) # it reads the clips of both tasks as one batch
+        own = {"mr": self.mr_expert, "hd": self.hd_expert}
+        features = {task: (own[task](x, *place), s) for (task, x), s in zip(tasks.items(), shared.chunk(len(tasks)))}
+        found = {task: TaskFeatures(t*s, s, t) for task, (t, s) in features.items()}
+        return found.get("mr"), found.get("hd")

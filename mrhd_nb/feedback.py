@@ -9,6 +9,7 @@ __all__ = ['moment_mask', 'highlight_mask', 'highlight_weights', 'best_spans', '
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 # %% ../nbs/09_feedback.ipynb #d10f4d3c
 def moment_mask(
@@ -93,13 +94,13 @@ class MomentReader(nn.Module):
         self.from_negative, self.over_padding = from_negative, over_padding
 
     def read(self, clips:Tensor, first:Tensor, count:Tensor)->Tensor: # (B, L, D), (B,), (B,) -> state (B, D)
-        step = torch.arange(clips.shape[1], device=clips.device)       # (L,)
-        row = (first[:,None]+step).clamp(max=len(step)-1)              # (B, L)
-        rows = clips.gather(1, row[...,None].expand_as(clips)).masked_fill((step >= count[:,None])[...,None], 0)
-        states, final = self.gru(rows)
-        if self.over_padding: return final[0]
-        last = states[torch.arange(len(count), device=count.device), (count-1).clamp(min=0)]
-        return last.masked_fill((count == 0)[:,None], 0)               # nothing read: the initial state
+        step = torch.arange(clips.shape[1] if self.over_padding else max(int(count.max()), 1), device=clips.device) # (S,)
+        row = (first[:,None]+step).clamp(max=clips.shape[1]-1)         # (B, S)
+        rows = clips.gather(1, row[...,None].expand(-1, -1, clips.shape[2]))
+        if self.over_padding: return self.gru(rows*(step < count[:,None])[...,None])[1][0]
+        lengths = count.clamp(min=1).cpu()
+        _, final = self.gru(pack_padded_sequence(rows, lengths, batch_first=True, enforce_sorted=False))
+        return final[0]*(count > 0)[:,None]                            # nothing read: the initial state
 
     def forward(self,
         clips:Tensor,     # V (B, L, D), before refinement

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ProjectionStage', 'InputProjection', 'Taps', 'mean_rows', 'tap', 'ContextQueryAttention', 'VisualRefinement',
-           'tiled_mask', 'FusionLayer', 'TextToVideo']
+           'tiled_mask', 'FusionLayer', 'Words', 'TextToVideo']
 
 # %% ../nbs/07_fusion.ipynb #df943bf2
 from dataclasses import dataclass
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from .layers import Dropout, FeedForward, PackedAttention, Pointwise
+from .layers import Dropout, FeedForward, PackedAttention, Pointwise, by_rows
 
 # %% ../nbs/07_fusion.ipynb #0504f26f
 class ProjectionStage(nn.Module):
@@ -39,7 +40,7 @@ class InputProjection(nn.Module):
         self.stages = nn.ModuleList(ProjectionStage(enter=n, leave=width, dropout=dropout) for n in (enter, width))
 
     def forward(self, x:Tensor)->Tensor: # (B, L, enter) -> (B, L, D)
-        return self.stages[1](self.stages[0](x).relu())
+        return by_rows(lambda rows: self.stages[1](self.stages[0](rows).relu()), x)
 
 # %% ../nbs/07_fusion.ipynb #4f6319d3
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ class ContextQueryAttention(nn.Module):
         tokens:Tensor,     # Q (B, T, D)
         clip_mask:Tensor,  # (B, L)
         token_mask:Tensor, # (B, T)
-    )->Tensor: # V1 (B, L, D)
+    )->Tensor: # (B, L, 4D), from which `merge` makes V1
         score = self.similarity(clips, tokens)
         over_tokens = score.masked_fill(~token_mask[:,None], -torch.inf).softmax(2)     # A
         over_clips = score.masked_fill(~clip_mask[...,None], -torch.inf).softmax(1)     # Bm
         v2q = over_tokens@tokens                                                       # (B, L, D)
         q2v = over_tokens@(over_clips.mT@clips)                                        # (B, L, D)
-        return self.merge(torch.cat([clips, v2q, clips*v2q, clips*q2v], -1))
+        return torch.cat([clips, v2q, clips*v2q, clips*q2v], -1)
 
 # %% ../nbs/07_fusion.ipynb #5a135f7f
 class VisualRefinement(nn.Module):
@@ -127,10 +128,12 @@ class VisualRefinement(nn.Module):
         clip_mask:Tensor,  # (B, L)
         token_mask:Tensor, # (B, T)
     )->Tensor: # refined clips (B, L, D)
-        read = self.attention(clips, tokens, clip_mask, token_mask)
+        read, merge = self.attention(clips, tokens, clip_mask, token_mask), self.attention.merge    # (B, L, 4D), M
         weight = (tokens@self.pool_score).masked_fill(~token_mask[...,None], -torch.inf).softmax(1) # (B, T, 1)
         pooled = (weight*tokens).sum(1, keepdim=True)                                               # (B, 1, D)
-        return self.join(torch.cat([read, pooled.expand_as(read)], -1)).relu()
+        of_clips, of_query = self.join.weight[...,0].chunk(2, 1)                                    # W = [of_clips, of_query]
+        constant = F.linear(pooled, of_query, F.linear(merge.bias, of_clips, self.join.bias))       # (B, 1, D)
+        return (F.linear(read, of_clips@merge.weight[...,0])+constant).relu()
 
 # %% ../nbs/07_fusion.ipynb #e64c61f2
 def tiled_mask(
@@ -158,17 +161,34 @@ class FusionLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.drop = Dropout(dropout)
 
+    def offer(self, tokens:Tensor)->tuple[Tensor, Tensor]: # Q (B, T, D) -> keys, values (B, H, T, D/H)
+        "What clips can read of the words"
+        return self.attention.project(tokens, 1), self.attention.project(tokens, 2)
+
     def forward(self,
         clips:Tensor,     # X (B, L, D)
-        tokens:Tensor,    # Q (B, T, D)
-        positions:Tensor, # of the clips (B, L, D)
+        offer:tuple[Tensor, Tensor], # keys and values of the words
+        positions:Tensor, # of the clips (B or 1, L, D)
         mask:Tensor,      # broadcasts to (B, H, L, T), True where a clip may look
         *,
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention (B, L, T)
-        read, weight = self.attention(clips+positions, tokens, tokens, mask=mask, weights=maps)
+        read, weight = self.attention.read(clips+positions, *offer, mask=mask, weights=maps)
         clips = clips+self.drop(read)
         return self.norm2(clips+self.drop(self.feed(self.norm1(clips)))), weight
+
+# %% ../nbs/07_fusion.ipynb #74ace9c3
+@dataclass(frozen=True, eq=False)
+class Words:
+    "The query of each sample, ready to be read"
+    tokens:Tensor     # Q (B, T, D)
+    token_mask:Tensor # (B, T)
+    offers:tuple[tuple[Tensor, Tensor], ...] # keys and values (B, H, T, D/H) of each fusion layer
+
+    def turn(self)->"Words":
+        "The next sample's words beside each video; the first's beside the last"
+        tokens, mask, *flat = (x.roll(-1, 0) for x in (self.tokens, self.token_mask, *(x for pair in self.offers for x in pair)))
+        return Words(tokens, mask, tuple(zip(flat[::2], flat[1::2])))
 
 # %% ../nbs/07_fusion.ipynb #19e1324b
 class TextToVideo(nn.Module):
@@ -186,18 +206,21 @@ class TextToVideo(nn.Module):
         self.heads, self.tiled = heads, tiled
         self.layers = nn.ModuleList(FusionLayer(width=width, heads=heads, ffn=ffn, dropout=dropout) for _ in range(layers))
 
+    def words(self, tokens:Tensor, token_mask:Tensor)->Words: # (B, T, D), (B, T)
+        "The words as `forward` reads them"
+        return Words(tokens, token_mask, tuple(layer.offer(tokens) for layer in self.layers))
+
     def forward(self,
         clips:Tensor,      # (B, L, D)
-        tokens:Tensor,     # (B, T, D)
-        positions:Tensor,  # (B, L, D)
+        words:Words,
+        positions:Tensor,  # (B or 1, L, D)
         clip_mask:Tensor,  # (B, L)
-        token_mask:Tensor, # (B, T)
         *,
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention of each layer (layers, B, L, T)
-        mask = tiled_mask(clip_mask, token_mask, self.heads) if self.tiled else token_mask[:,None,None]
+        mask = tiled_mask(clip_mask, words.token_mask, self.heads) if self.tiled else words.token_mask[:,None,None]
         weights = []
-        for layer in self.layers:
-            clips, weight = layer(clips, tokens, positions, mask, maps=maps)
+        for layer, offer in zip(self.layers, words.offers):
+            clips, weight = layer(clips, offer, positions, mask, maps=maps)
             weights.append(weight)
         return clips, torch.stack(weights) if maps else None

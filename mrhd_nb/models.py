@@ -15,7 +15,7 @@ from .config import InputError, ModelConfig, RunConfig
 from .decoder import LinearConvHead, MomentDecoder, MomentHead, SumHead
 from .experts import ChannelNorm, PlainEncoder, TaskDecoupledUnit, TaskFeatures
 from .feedback import MomentReader, best_spans, highlight_mask, highlight_weights, moment_mask
-from .fusion import InputProjection, Taps, TextToVideo, VisualRefinement, tap
+from .fusion import InputProjection, Taps, TextToVideo, VisualRefinement, Words, tap
 from .layers import clip_positions
 
 # %% ../nbs/11_models.ipynb #a3c673e0
@@ -88,13 +88,8 @@ def initialise(model:nn.Module, everywhere:bool)->None:
 @dataclass(frozen=True, eq=False)
 class Scene:
     "What every pass over a batch shares"
-    clip_mask:Tensor  # (B, L)
-    token_mask:Tensor # (B, T)
-    positions:Tensor  # (B, L, D) of the clips
-
-    def next_query(self)->"Scene":
-        "The same videos beside the next sample's query"
-        return replace(self, token_mask=self.token_mask.roll(-1, 0))
+    clip_mask:Tensor # (B, L)
+    positions:Tensor # (B or 1, L, D) of the clips
 
 # %% ../nbs/11_models.ipynb #11474316
 def mark_highlights(model:nn.Module, saliency:Tensor, clip_mask:Tensor)->Tensor: # (B, L), (B, L) -> (B, L)
@@ -132,7 +127,7 @@ def emphasise(
 def predict(
     model:nn.Module,
     clips:Tensor,  # projected (B, L, D)
-    tokens:Tensor, # projected (B, T, D)
+    words:Words,
     scene:Scene,
     direction:str, # of the feedback: none, mr2hd, hd2mr or both
     *,
@@ -144,22 +139,22 @@ def predict(
     feedback, place = model.config.feedback, (scene.positions, scene.clip_mask)
     soft, moments = feedback.kind == "soft", moments or to_hd or maps  # HD reads the moments, and figures show them
     again = moments and to_mr and not soft and feedback.site == "input"
-    fused, words = model.fuse(clips, tokens, scene, maps)
+    fused, looks = model.fuse(clips, words, scene, maps)
     mr, hd = model.encoder(fused, *place, mr=moments and not again)    # a first pass needs no moments
     before = model.highlight_head(hd.features) if to_mr or maps or not to_hd else None
     marks = mark_highlights(model, before, scene.clip_mask) if to_mr else None
     if again:
-        fused, words = model.fuse(clips*(1+marks[...,None]), tokens, scene, maps)
+        fused, looks = model.fuse(clips*(1+marks[...,None]), words, scene, maps)
         mr, _ = model.encoder(fused, *place, hd=False)
     elif to_mr and (moments or soft): mr, hd = emphasise(model, fused, mr, hd, marks, scene)
-    logits = spans = looks = gain = None
+    logits = spans = seen = gain = None
     if moments:
-        states, references, looks = model.decoder(mr.features, *place, maps=maps)
+        states, references, seen = model.decoder(mr.features, *place, maps=maps)
         logits, spans = model.moment_head(states, references)
     if to_hd: gain = mark_moments(model, logits[-1], spans[-1], clips, scene.clip_mask)
     renewed = to_hd or to_mr and soft                                  # features or gain are not those of `before`
     saliency = model.highlight_head(hd.features, gain) if renewed else before
-    inside = Maps(words, looks, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task) if maps else None
+    inside = Maps(looks, seen, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task) if maps else None
     return logits, spans, saliency, inside
 
 # %% ../nbs/11_models.ipynb #addcdce9
@@ -181,18 +176,18 @@ class MomentModel(nn.Module):
             initialise(self, self.config.quirks.xavier_everywhere)
 
     def fuse(self,
-        clips:Tensor,  # projected (B, L, D)
-        tokens:Tensor, # projected (B, T, D)
+        clips:Tensor, # projected (B, L, D)
+        words:Words,
         scene:Scene,
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention (fusion layers, B, L, T)
         "Clips that have read the query"
-        if self.refinement is not None: clips = self.refinement(clips, tokens, scene.clip_mask, scene.token_mask)
-        return self.fusion(clips, tokens, scene.positions, scene.clip_mask, scene.token_mask, maps=maps)
+        if self.refinement is not None: clips = self.refinement(clips, words.tokens, scene.clip_mask, words.token_mask)
+        return self.fusion(clips, words, scene.positions, scene.clip_mask, maps=maps)
 
-    def score_negatives(self, clips:Tensor, tokens:Tensor, scene:Scene)->Tensor: # (B, L)
-        "Saliency of each video under the next sample's query; highlight branch only, no feedback"
-        fused, _ = self.fuse(clips, tokens.roll(-1, 0), scene.next_query())
+    def score_negatives(self, clips:Tensor, words:Words, scene:Scene)->Tensor: # (B, L)
+        "Saliency of each video under the next sample's query (QD-DETR); highlight branch only, no feedback"
+        fused, _ = self.fuse(clips, words.turn(), scene)
         return self.highlight_head(self.encoder(fused, scene.positions, scene.clip_mask, mr=False)[1].features)
 
     def forward(self,
@@ -206,11 +201,11 @@ class MomentModel(nn.Module):
         c = self.config
         if feedback is None: feedback = self.feedback_on
         clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
-        scene = Scene(batch.clip_mask, batch.token_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype))
-        logits, spans, saliency, inside = predict(self, clips, tokens, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
+        scene, words = Scene(batch.clip_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype)), self.fusion.words(tokens, batch.token_mask)
+        logits, spans, saliency, inside = predict(self, clips, words, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
         if negatives is None: negatives = self.training and c.negative_pairs
         return Prediction(logits, spans, saliency, batch.clip_mask, maps=inside,
-            negative_saliency=self.score_negatives(clips, tokens, scene) if negatives else None,
+            negative_saliency=self.score_negatives(clips, words, scene) if negatives else None,
             taps=tap(clips, tokens, batch.clip_mask, batch.token_mask, over_padding=c.quirks.pooling_over_padding) if c.alignment else None)
 
 # %% ../nbs/11_models.ipynb #d0a1fbc7
