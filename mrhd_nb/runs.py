@@ -57,7 +57,7 @@ def prepare_folder(
 )->Path:
     "Make the run's folder, or accept one of the same configuration; another one is refused by showing the difference"
     out = Path(out)
-    if (out/"config.json").exists():
+    if (out/"config.json").exists() and (out/"history.jsonl").exists(): # a run that was refused before its history began may be tried with another
         differ = difference(to_dict(read_config(out/"config.json")), to_dict(config))
         if differ: raise InputError(f"{out}: holds another run: {differ}")
     else: write_json(out/"config.json", to_dict(config))
