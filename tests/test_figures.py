@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from mrhd_nb.config import read_json
 from mrhd_nb.experiments import run_notebook
+import mrhd_nb.protocol_figures # makes its kind of figure known
 from mrhd_nb.provenance import check_figure, deviation, publish, read_source
 
 FIGURES = Path(__file__).resolve().parent.parent/"figures"
