@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BARS', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command', 'notebooks_command', 'example_input',
            'packaged_checkpoint', 'describe_answer', 'predict_command', 'parity_command', 'sweep_command',
-           'demo_command', 'download_command', 'convert_command', 'pack_command', 'doctor_command', 'command_line',
-           'main']
+           'demo_command', 'download_command', 'convert_command', 'pack_command', 'doctor_command', 'bench_command',
+           'command_line', 'main']
 
 # %% ../nbs/22_cli.ipynb #e9ccf44f
 import argparse, importlib.resources, json, os, shutil, sys, tempfile
@@ -239,6 +239,15 @@ def doctor_command(arguments:argparse.Namespace)->int:
     print(json.dumps(as_report(found)) if arguments.json else describe(found))
     return 1 if found.errors else 0
 
+# %% ../nbs/22_cli.ipynb #3bb66e0d
+def bench_command(arguments:argparse.Namespace)->None:
+    "Measure how long it takes here, on one thread"
+    from mrhd_nb.bench import bench, bench_lines
+    from mrhd_nb.config import write_json
+    result = bench(arguments.only)
+    if arguments.out: write_json(arguments.out, result)
+    print("\n".join(bench_lines(result)))
+
 # %% ../nbs/22_cli.ipynb #f924fea9
 def _add_train(parser:Parser)->None:
     "Options of `mrhd train`"
@@ -327,6 +336,11 @@ def _add_pack(parser:Parser)->None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16"], help="number type of its rows; float16 rounds by up to 2^-11 of a value (%(default)s)")
     parser.add_argument("--verify", action="store_true", help="read the whole store and check its hashes; without SOURCE, that alone")
 
+def _add_bench(parser:Parser)->None:
+    "Options of `mrhd bench`"
+    parser.add_argument("--only", default="", metavar="PART", help="model, loader or evaluator (all)")
+    parser.add_argument("--out", default="", metavar="B.json", help="write all figures here")
+
 # %% ../nbs/22_cli.ipynb #d0a69659
 COMMANDS = {
     "train": (train_command, _add_train, "train one system on one data set"),
@@ -339,6 +353,7 @@ COMMANDS = {
     "download": (download_command, _add_download, "fetch the annotations and features of a data set"),
     "pack": (pack_command, _add_pack, "turn feature folders into one packed store"),
     "sweep": (sweep_command, _add_sweep, "train a grid of runs and collect their tables"),
+    "bench": (bench_command, _add_bench, "measure how long it takes here"),
     "demo": (demo_command, _add_demo, "train, score and draw both systems on the embedded benchmark")}
 
 def command_line()->Parser:

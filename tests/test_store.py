@@ -334,27 +334,27 @@ def test_a_store_that_changes_while_it_is_read(copy):
     content = path.read_bytes()
     os.truncate(path, 4096)
     assert "slowfast.rows: has changed while it was open" in refused(source.gather_videos, records)
+    source.streams[0]._state = module.file_state([path])                               # as if it had happened a moment later
+    assert "slowfast.rows: has changed while it was open" in refused(source.gather_videos, records)
     path.unlink()
     assert "slowfast.rows: cannot be read" in refused(source.gather_videos, records)
     path.write_bytes(content)
     assert "has changed" in refused(source.gather_videos, records) and (PackedStore(store, data).video(records[0]) == expected).all()
 
 
-def test_a_batch_that_is_changed_never_reaches_the_store(copy):
+def test_a_batch_may_be_changed_and_the_store_may_not(copy):
     data, records, store = copy
     source = PackedStore(store, data)
     before = contents(store)
     source.video(records[0])[:] = 7
-    source.streams[0].rows[0] = 7
+    with pytest.raises(ValueError): source.streams[0].rows[0] = 7
     assert contents(store) == before
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
-def test_memory_does_not_grow_with_the_store(tmp_path, monkeypatch):
-    "The pages of a store that a process holds, after every row of it was read"
-    monkeypatch.setattr(module, "MAPPED_BYTES", 1 << 20)
-
-    def held(path:Path)->int: # bytes of the file's pages
+def test_memory_does_not_grow_with_the_store(tmp_path):
+    "The bytes of a store that a process holds after every row of it was read: what finds names and starts, no rows"
+    def held(path:Path)->int:
         lines = Path("/proc/self/smaps").read_text().splitlines()
         starts = [i for i, line in enumerate(lines) if line.endswith(str(path))]
         return sum(1024*int(next(line for line in lines[i:] if line.startswith("Rss:")).split()[1]) for i in starts)
@@ -367,7 +367,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path, monkeypatch):
         pack(data, root/"store")
         source = open_features(replace(data, store="store"))
         for i in range(0, videos, 10): source.gather_videos([Record(j, "a dog", 20, str(j)) for j in range(i, i+10)])
-        assert (root/"store/clip.rows").stat().st_size == videos*20*128*4 and held(root/"store/clip.rows") < 3 << 20
+        assert (root/"store/clip.rows").stat().st_size == videos*20*128*4 and held(root/"store/clip.rows") < 1 << 17 and held(root/"store/clip.names") > 0
 
 
 def test_the_command_packs_checks_and_trains(shared, tmp_path, monkeypatch, capsys):
