@@ -71,7 +71,7 @@ class StoreFiles:
     def read(self, name:str, stream:StreamConfig, text:bool=False)->np.ndarray: # (n, D), as stored
         part, i = self.parts[stream], self.at[name]
         first, stop = part.starts[i:i+2].tolist()
-        rows = np.empty((1, stop-first, stream.dim), part.rows.numpy().dtype)
+        rows = np.empty((1, stop-first, stream.dim), part.rows.dtype)
         part.copy([first], [stop-first], rows)
         return rows[0]
 

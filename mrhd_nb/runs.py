@@ -57,7 +57,8 @@ def prepare_folder(
 )->Path:
     "Make the run's folder, or accept one of the same configuration; another one is refused by showing the difference"
     out = Path(out)
-    if (out/"config.json").exists() and (out/"history.jsonl").exists(): # a run that was refused before its history began may be tried with another
+    begun = any((out/name).exists() for name in ("history.jsonl", "resume.pt")) # a run that was refused before may be tried with another configuration
+    if begun and (out/"config.json").exists():
         differ = difference(to_dict(read_config(out/"config.json")), to_dict(config))
         if differ: raise InputError(f"{out}: holds another run: {differ}")
     else: write_json(out/"config.json", to_dict(config))
