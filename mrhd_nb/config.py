@@ -232,6 +232,7 @@ class TrainingConfig:
     save_every:int = 200         # steps between saved states; the end of an epoch of so many saves one too
     select_by:str = "MR-full-mAP" # metric whose best epoch is kept beside the last
     select_on:str = "val"        # val: the validation part; test: the reported split itself, which flatters; none: the last epoch counts
+    deterministic:bool = False   # on a GPU: only operations that give the same bits each time, which are slower; one that cannot stops the run
     shuffle_queries:bool = False # control: every video is trained with another video's query
     init:str = ""                # checkpoint or run folder whose weights the run starts from
     init_sha256:str = ""         # of that checkpoint; filled in when the run begins

@@ -6,13 +6,13 @@
 __all__ = ['STATE_SCHEMA', 'require_labels', 'ShuffledQueries', 'shuffle_queries', 'learning_rate', 'NonFiniteLoss', 'total_loss',
            'train_step', 'update_average', 'State', 'new_state', 'save_state', 'load_state', 'log_variances',
            'train_epoch', 'end_epoch', 'score', 'headline', 'keep', 'report_both', 'finish', 'pin_init', 'start_from',
-           'open_run', 'run_epochs', 'is_trained', 'train']
+           'open_run', 'repeatable', 'run_epochs', 'is_trained', 'train']
 
 # %% ../nbs/18_training.ipynb #d1a23c99
-import dataclasses, hashlib, io, math, sys, time
+import contextlib, dataclasses, hashlib, io, math, os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -358,6 +358,18 @@ def open_run(
     write_history(out/"history.jsonl", state.history)
     return data, state
 
+# %% ../nbs/18_training.ipynb #48f85ee4
+@contextlib.contextmanager
+def repeatable(
+    wanted:bool,
+)->Iterator[None]:
+    "While the block runs, let torch use only operations that give the same bits each time"
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted: os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted or before)
+    try: yield
+    finally: torch.use_deterministic_algorithms(before)
+
 # %% ../nbs/18_training.ipynb #52db9b6b
 def run_epochs(
     config:RunConfig,
@@ -401,5 +413,5 @@ def train(
     "Train, evaluate, keep best and last; return both"
     config, out = pin_init(config), Path(out)
     if not is_trained(out, config):
-        with hold_folder(out): run_epochs(config, prepare_folder(out, config), device, progress)
+        with hold_folder(out), repeatable(config.training.deterministic): run_epochs(config, prepare_folder(out, config), device, progress)
     return read_json(prepare_folder(out, config)/"metrics.json")
