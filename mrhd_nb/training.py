@@ -335,8 +335,8 @@ def start_from(
     if sizes(other) != sizes(config): raise InputError(f"{path}: field 'training.init': its streams are {streams(other)}, those of this run {streams(config)}")
     shapes = lambda m: {n: t.shape for n, t in m.state_dict().items()}
     if shapes(model) != shapes(state.model):
-        sizes = lambda m: {"model": {k: v for k, v in dataclasses.asdict(m.config).items() if "dropout" not in k and k != "quirks"}}
-        raise InputError(f"{path}: field 'training.init': its weights do not fit: {difference(sizes(model), sizes(state.model))}")
+        parts = lambda m: {"model": {k: v for k, v in dataclasses.asdict(m.config).items() if "dropout" not in k and k != "quirks"}}
+        raise InputError(f"{path}: field 'training.init': its weights do not fit: {difference(parts(model), parts(state.model))}")
     for part in (state.model, state.average):
         if part is not None: part.load_state_dict(model.state_dict())
 
