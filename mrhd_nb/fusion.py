@@ -163,7 +163,7 @@ class FusionLayer(nn.Module):
 
     def offer(self, tokens:Tensor)->tuple[Tensor, Tensor]: # Q (B, T, D) -> keys, values (B, H, T, D/H)
         "What clips can read of the words"
-        return self.attention.project(tokens, 1), self.attention.project(tokens, 2)
+        return self.attention.project(tokens, "kv")
 
     def forward(self,
         clips:Tensor,     # X (B, L, D)
@@ -173,7 +173,7 @@ class FusionLayer(nn.Module):
         *,
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention (B, L, T)
-        read, weight = self.attention.read(clips+positions, *offer, mask=mask, weights=maps)
+        read, weight = self.attention.read(*self.attention.project(clips+positions, "q"), *offer, mask=mask, weights=maps)
         clips = clips+self.drop(read)
         return self.norm2(clips+self.drop(self.feed(self.norm1(clips)))), weight
 

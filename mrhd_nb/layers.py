@@ -92,20 +92,21 @@ class PackedAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_weight)
         nn.init.zeros_(self.out.bias)
 
-    def project(self, x:Tensor, part:int)->Tensor: # (B, L, D) -> (B, H, L, D/H)
-        "The heads of queries (part 0), keys (1) or values (2)"
-        return split_heads(F.linear(x, self.in_weight.chunk(3)[part], self.in_bias.chunk(3)[part]), self.heads)
+    def project(self, x:Tensor, parts:str)->tuple[Tensor, ...]: # (B, L, D) -> each (B, H, L, D/H)
+        "The heads of queries (q), keys (k) and values (v), whichever are named, as one product"
+        rows = slice(len(self.out.bias)*"qkv".index(parts[0]), len(self.out.bias)*(1+"qkv".index(parts[-1])))
+        return tuple(split_heads(y, self.heads) for y in F.linear(x, self.in_weight[rows], self.in_bias[rows]).chunk(len(parts), -1))
 
     def read(self,
-        query:Tensor, # (B, Q, D)
-        key:Tensor,   # (B, H, M, D/H), projected
-        value:Tensor, # (B, H, M, D/H), projected
+        query:Tensor, # (B, H, Q, D/H)
+        key:Tensor,   # (B, H, M, D/H)
+        value:Tensor, # (B, H, M, D/H)
         *,
         mask:Tensor,  # broadcasts to (B, H, Q, M), True where a query may look
         weights:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, Q, D), (B, Q, M)
-        "Attention to keys and values that are projected already, since many queries read the same"
-        read, weight = attend(self.project(query, 0), key, value, mask=mask, dropout=self.dropout*self.training, weights=weights)
+        "Attention among what is projected already"
+        read, weight = attend(query, key, value, mask=mask, dropout=self.dropout*self.training, weights=weights)
         return self.out(merge_heads(read)), weight
 
     def forward(self,
@@ -116,7 +117,7 @@ class PackedAttention(nn.Module):
         mask:Tensor,  # broadcasts to (B, H, Q, M), True where a query may look
         weights:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, Q, D), (B, Q, M)
-        return self.read(query, self.project(key, 1), self.project(value, 2), mask=mask, weights=weights)
+        return self.read(*self.project(query, "q"), *self.project(key, "k"), *self.project(value, "v"), mask=mask, weights=weights)
 
 # %% ../nbs/06_layers.ipynb #5ff93ba1
 def sine_code(
@@ -246,8 +247,8 @@ class EncoderLayer(nn.Module):
         positions:Tensor, # (B or 1, L, D)
         clip_mask:Tensor, # (B, L)
     )->Tensor: # (B, L, D)
-        placed = x+positions
-        read, _ = self.attention(placed, placed, x, mask=clip_mask[:,None,None])
+        attention = self.attention
+        read, _ = attention.read(*attention.project(x+positions, "qk"), *attention.project(x, "v"), mask=clip_mask[:,None,None])
         x = self.norm1(x+self.drop(read))
         return self.norm2(x+self.drop(self.feed(x)))
 
