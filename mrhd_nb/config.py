@@ -219,6 +219,7 @@ class TrainingConfig:
     batch_size:int = 32
     bucket:int = 1               # batches of like length: videos are sorted within this many batches; 1 leaves the order to chance
     eval_batch_size:int = 100
+    precision:str = "float32"    # or bfloat16: products of half the bytes, in training and answering; weights, heads and losses stay float32
     lr:float = 1e-4
     weight_decay:float = 1e-4
     clip_norm:float = 0.1        # global norm of the gradient
@@ -239,7 +240,7 @@ class TrainingConfig:
     losses:LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self):
-        _one_of(self, schedule=("constant", "cosine", "step"), ema_every=("epoch", "step"), select_on=("val", "test", "none"))
+        _one_of(self, precision=("float32", "bfloat16"), schedule=("constant", "cosine", "step"), ema_every=("epoch", "step"), select_on=("val", "test", "none"))
         _at_least(self, epochs=1, batch_size=1, bucket=1, eval_batch_size=1, lr=0, weight_decay=0, clip_norm=0, lr_drop=1,
                   weight_rate=0, warmup=0, ema_decay=0, eval_every=1, save_every=1)
         if self.ema_decay >= 1 or self.warmup > 1: raise InputError("field 'ema_decay' must be below 1, 'warmup' at most 1")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNUSED_KEYS', 'WEIGHTING_KEYS', 'Maps', 'Prediction', 'make_parts', 'initialise', 'Scene', 'mark_highlights',
-           'mark_moments', 'emphasise', 'predict', 'MomentModel', 'released_names']
+           'mark_moments', 'emphasise', 'widen', 'exactly', 'predict', 'MomentModel', 'released_names']
 
 # %% ../nbs/11_models.ipynb #06afe92b
 from dataclasses import dataclass, replace
@@ -123,6 +123,18 @@ def emphasise(
     if model.config.feedback.kind == "binary": return replace(mr, features=mr.features*(1+marks[...,None])), hd
     return model.encoder(mr.features+marks[...,None]*fused, scene.positions, scene.clip_mask)
 
+# %% ../nbs/11_models.ipynb #a903f986
+def widen(x:Tensor|None)->Tensor|None:
+    "The same numbers in float32 at least"
+    return x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+
+def exactly(
+    head:nn.Module,
+    *inputs:Tensor|None,
+)->Tensor|tuple[Tensor, ...]: # what the head says
+    "Ask a head in float32, whatever the precision around it"
+    with torch.autocast(inputs[0].device.type, enabled=False): return head(*map(widen, inputs))
+
 # %% ../nbs/11_models.ipynb #cbe00411
 def predict(
     model:nn.Module,
@@ -141,8 +153,8 @@ def predict(
     again = moments and to_mr and not soft and feedback.site == "input"
     fused, looks = model.fuse(clips, words, scene, maps)
     mr, hd = model.encoder(fused, *place, mr=moments and not again)    # a first pass needs no moments
-    before = model.highlight_head(hd.features) if to_mr or maps or not to_hd else None
-    marks = mark_highlights(model, before, scene.clip_mask) if to_mr else None
+    before = exactly(model.highlight_head, hd.features) if to_mr or maps or not to_hd else None
+    marks = mark_highlights(model, before, scene.clip_mask).to(clips.dtype) if to_mr else None
     if again:
         fused, looks = model.fuse(clips*(1+marks[...,None]), words, scene, maps)
         mr, _ = model.encoder(fused, *place, hd=False)
@@ -150,11 +162,11 @@ def predict(
     logits = spans = seen = gain = None
     if moments:
         states, references, seen = model.decoder(mr.features, *place, maps=maps)
-        logits, spans = model.moment_head(states, references)
+        logits, spans = exactly(model.moment_head, states, references)
     if to_hd: gain = mark_moments(model, logits[-1], spans[-1], clips, scene.clip_mask)
     renewed = to_hd or to_mr and soft                                  # features or gain are not those of `before`
-    saliency = model.highlight_head(hd.features, gain) if renewed else before
-    inside = Maps(looks, seen, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task) if maps else None
+    saliency = exactly(model.highlight_head, hd.features, gain) if renewed else before
+    inside = Maps(*map(widen, (looks, seen, before, marks, gain, mr.shared, hd.shared, mr.task, hd.task))) if maps else None
     return logits, spans, saliency, inside
 
 # %% ../nbs/11_models.ipynb #addcdce9
@@ -166,6 +178,7 @@ class MomentModel(nn.Module):
     ):
         super().__init__()
         self.config = config.model if isinstance(config, RunConfig) else config
+        self.precision = config.training.precision if isinstance(config, RunConfig) else "float32" # or bfloat16
         self.feedback_on = True # a checkpoint from before the feedback's start turns it off
         feedback = self.config.feedback
         if self.config.decoupled and feedback.kind == "soft" and feedback.direction in ("hd2mr", "both"):
@@ -188,7 +201,7 @@ class MomentModel(nn.Module):
     def score_negatives(self, clips:Tensor, words:Words, scene:Scene)->Tensor: # (B, L)
         "Saliency of each video under the next sample's query (QD-DETR); highlight branch only, no feedback"
         fused, _ = self.fuse(clips, words.turn(), scene)
-        return self.highlight_head(self.encoder(fused, scene.positions, scene.clip_mask, mr=False)[1].features)
+        return exactly(self.highlight_head, self.encoder(fused, scene.positions, scene.clip_mask, mr=False)[1].features)
 
     def forward(self,
         batch:Batch,
@@ -200,13 +213,14 @@ class MomentModel(nn.Module):
     )->Prediction:
         c = self.config
         if feedback is None: feedback = self.feedback_on
-        clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
-        scene, words = Scene(batch.clip_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype)), self.fusion.words(tokens, batch.token_mask)
-        logits, spans, saliency, inside = predict(self, clips, words, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
         if negatives is None: negatives = self.training and c.negative_pairs
-        return Prediction(logits, spans, saliency, batch.clip_mask, maps=inside,
-            negative_saliency=self.score_negatives(clips, words, scene) if negatives else None,
-            taps=tap(clips, tokens, batch.clip_mask, batch.token_mask, over_padding=c.quirks.pooling_over_padding) if c.alignment else None)
+        with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
+            scene, words = Scene(batch.clip_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype)), self.fusion.words(tokens, batch.token_mask)
+            logits, spans, saliency, inside = predict(self, clips, words, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
+            other = self.score_negatives(clips, words, scene) if negatives else None
+        taps = tap(widen(clips), widen(tokens), batch.clip_mask, batch.token_mask, over_padding=c.quirks.pooling_over_padding) if c.alignment else None
+        return Prediction(logits, spans, saliency, batch.clip_mask, other, taps, inside)
 
 # %% ../nbs/11_models.ipynb #d0a1fbc7
 UNUSED_KEYS = tuple(f"txt_position_embed.{k}" for k in ("position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"))

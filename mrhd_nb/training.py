@@ -154,7 +154,7 @@ def new_state(
 )->State:
     "Fresh weights, drawn from the run's own generator"
     training = config.training
-    build = lambda: MomentModel(config.model, generator(config.seed, "weights")).to(device)
+    build = lambda: MomentModel(config, generator(config.seed, "weights")).to(device)
     model, weighting = build(), make_weighting(training.losses).to(device)
     groups = [{"params": list(model.parameters()), "rate": 1.}, {"params": list(weighting.parameters()), "rate": training.weight_rate}]
     optimizer = torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
