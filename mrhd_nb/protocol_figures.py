@@ -27,7 +27,7 @@ def protocol_rows(
     flat = table.reset_index() if table.index.nlevels > 1 else table
     missing = [k for k in [*KEYS, "mean"] if k not in flat]
     if missing: raise InputError(f"column '{missing[0]}': missing; not a table of protocols")
-    flat = flat.drop(columns="videos", errors="ignore").fillna({k: "" for k in KEYS})
+    flat = flat.drop(columns=["videos", "incomplete"], errors="ignore").fillna({k: "" for k in KEYS})
     return flat.melt(KEYS, var_name="domain").dropna(ignore_index=True)
 
 # %% ../nbs/20c_protocol_figures.ipynb #1b024436

@@ -9,7 +9,7 @@ __all__ = ['PROTOCOLS', 'ENGINES', 'GROUP', 'SHOWN', 'REPORTED', 'Grid', 'find_g
 
 # %% ../nbs/21c_sweep.ipynb #4e40eb7c
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -237,13 +237,16 @@ def video_table(out:str|Path)->pd.DataFrame: # a row per video of each finished 
 def over_videos(
     scores:pd.DataFrame,   # vid, domain, mAP: a row per video
     domains:Sequence[str], # all that a mean is over
-)->dict[str, float]: # each domain's mean, mean, low, high, videos
-    "Means over videos and domains, with a 95 % interval over videos; no mean before every domain is there"
+    expected:Mapping[str, int]|None=None, # videos of each domain; None: those that are there
+)->dict[str, Any]: # each domain's mean, mean, low, high, videos, incomplete
+    "Means over videos and domains, with a 95 % interval over videos; no mean before every domain is there with all its videos"
     scores = scores[scores.domain.isin(domains)]
+    there = scores.groupby("domain").vid.nunique()
+    short = [f"{d}: {there.get(d, 0)} of {(expected or {}).get(d, 1)} videos" for d in domains if there.get(d, 0) < (expected or {}).get(d, 1)]
     means, blank = scores.groupby("domain", sort=False).mAP.mean().to_dict(), {"mean": np.nan, "low": np.nan, "high": np.nan}
     try: ends = intervals(summed(scores[["vid", "domain", "mAP"]])).loc["mAP", ["value", "low", "high"]].rename({"value": "mean"}).to_dict()
     except InputError: ends = blank                                      # too few videos
-    return means | (ends if set(means) == set(domains) else blank) | {"videos": len(scores)}
+    return means | (blank if short else ends) | {"videos": len(scores), "incomplete": "; ".join(short)}
 
 # %% ../nbs/21c_sweep.ipynb #fbc3cdd8
 REPORTED = {"val": "held-out videos", "test": "held-out videos", "last": "held-out videos", "leave_one_out": "each video left out"} # by protocol
@@ -252,21 +255,21 @@ def domain_table(
     videos:pd.DataFrame,            # as `video_table` makes it
     baselines:dict[str, pd.DataFrame], # of `baseline_table`, by what is reported
     luck:pd.DataFrame|None=None,    # of `random_domains`, on the held-out videos
-)->pd.DataFrame: # rows: reported, system, epoch; columns: domains, mean, low, high
+)->pd.DataFrame: # rows: reported, system, epoch; columns: domains, mean, low, high, videos, incomplete
     "A row per system, protocol and epoch, then the baselines on the same videos"
     rows, domains = {}, list(dict.fromkeys(videos.domain))
     several = videos.data.nunique() > 1
     for (data, protocol, system, which, epochs), part in videos.groupby(GROUP, sort=False):
         name = f"{system} on {data}" if several else system
         mean = part.groupby(["domain", "vid"], sort=False).mAP.mean().reset_index()   # over seeds
-        rows[REPORTED[protocol], name, _describe_row(protocol, which, epochs, part.evaluations.max())] = over_videos(mean, domains)
+        rows[REPORTED[protocol], name, _describe_row(protocol, which, epochs, part.evaluations.max())] = over_videos(mean, domains, baselines[REPORTED[protocol]].groupby("domain").vid.nunique().to_dict())
     for reported, table in baselines.items():
         for name in table.columns[2:]: rows[reported, name, ""] = over_videos(table.assign(mAP=table[name]), domains)
     for trials in sorted(set(videos.evaluations[(videos.protocol == "test")])) if luck is not None else ():
         null = selection_null(luck[domains], trials)
         low, high = null.mean(axis=1).quantile([.025, .975])
         rows["held-out videos", f"best of {trials} random scorers", ""] = null.mean().to_dict() | {"mean": null.mean(axis=1).mean(), "low": low, "high": high}
-    table = pd.DataFrame.from_dict(rows, orient="index")[[*domains, "mean", "low", "high", "videos"]].rename_axis(["reported", "system", "epoch"])
+    table = pd.DataFrame.from_dict(rows, orient="index")[[*domains, "mean", "low", "high", "videos", "incomplete"]].fillna({"incomplete": ""}).rename_axis(["reported", "system", "epoch"])
     return table.sort_index(level=0, sort_remaining=False, kind="stable", ascending=False)
 
 # %% ../nbs/21c_sweep.ipynb #0e0cf7c1
@@ -297,7 +300,8 @@ def write_tables(
     out = Path(out)
     tables = {"runs": runs_table(out), "videos": video_table(out)}
     runs, videos = tables.values()
-    plain = runs[~runs.data.isin(videos.data)] if len(videos) else tables.pop("videos") is None or runs
+    if not len(videos): del tables["videos"]
+    plain = runs[~runs.data.isin(videos.data)] if len(videos) else runs
     if len(plain): tables["seeds"] = seeds_table(plain)
     for dataset, part in videos.groupby("dataset") if len(videos) else ():
         run = runs[runs.data == part.data.iloc[0]].run.iloc[0]

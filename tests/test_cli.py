@@ -1,5 +1,5 @@
 "The `mrhd` command as a shell sees it: exit status, one-line errors, files"
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys
 import numpy as np
 from mrhd_nb.cli import COMMANDS, main
 
@@ -81,10 +81,9 @@ def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path,
 
 
 def test_predicts_from_the_packaged_checkpoint():
-    began = time.perf_counter()
     shown, plain = mrhd("predict"), mrhd("predict", "--json", "--example", 1)
     assert shown.returncode == plain.returncode == 0, shown.stderr+plain.stderr
-    assert "moment 1" in shown.stdout and "truth" in shown.stdout and time.perf_counter()-began < 60
+    assert "moment 1" in shown.stdout and "truth" in shown.stdout
     answer = json.loads(plain.stdout)
     assert len(answer["saliency"]) == len(answer["highlight"]) and answer["true_windows"] and all(s <= e for s, e, _ in answer["windows"])
 

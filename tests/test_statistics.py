@@ -1,9 +1,12 @@
 "Intervals and tests on the released predictions: against published half-widths, and against a second, naive way"
 import json, random
+from pathlib import Path
 import numpy as np
 import pytest
+from mrhd_nb.cli import main
+from mrhd_nb.ledger import ledger_table
 from mrhd_nb.per_query import averages, per_query
-from mrhd_nb.statistics import bootstrap, ceilings, compare, difference, intervals, summed
+from mrhd_nb.statistics import bootstrap, ceilings, compare, difference, intervals, random_answers, summed
 
 # 95 % half-widths of one model's numbers and of paired differences on val, in points
 HALF = {"MR-full-R1@0.5": (2.4, 2.3), "MR-full-mAP": (1.8, 1.4), "HL-min-VeryGood-mAP": (1.2, 0.7), "HL-min-VeryGood-Hit1": (2.4, None)}
@@ -95,3 +98,18 @@ def test_ten_videos_say_little(shared):
     human = ceilings("tvsum", truth, draws=1)["perfect windows, mean human"]
     made = intervals(summed(human))
     assert made.clusters["mAP"] == 10 and (made.high-made.low)["mAP"] > .07
+
+
+def test_scorings_of_the_real_test_split_are_recorded(shared, tmp_path, monkeypatch, capsys):
+    "QVHighlights test, known by its queries: each scoring is a line, each other submission a look; val leaves none"
+    monkeypatch.delenv("MRHD_LEDGER")
+    annotations, ledger = shared/"reference/annotations/qvhighlights", tmp_path/"ledger.jsonl"
+    for seed, name in ((0, "a"), (1, "b"), (0, "again")):
+        lines = random_answers(annotations/"highlight_test_with_gt.jsonl", seed)
+        (tmp_path/f"{name}.jsonl").write_text("".join(json.dumps(line)+"\n" for line in lines))
+        assert main(["evaluate", "--submission", f"{tmp_path}/{name}.jsonl", "--annotations", str(annotations/"highlight_test_with_gt.jsonl"), "--ledger", str(ledger)]) == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("mrhd: QVHighlights test, 1542 queries: scoring 3 of this test split, 2 different submissions so far")
+    table = ledger_table(ledger)
+    assert table.look.tolist() == [1, 2, 1] and [Path(f).stem for f in table.file] == ["a", "b", "again"] and table["MR-full-mAP"].iloc[0] == table["MR-full-mAP"].iloc[2]
+    val = ["evaluate", "--submission", f"{shared}/reference/submissions/tr_detr_val.jsonl", "--annotations", f"{annotations}/highlight_val_release.jsonl", "--ledger", str(ledger)]
+    assert main(val) == 0 and len(ledger_table(ledger)) == 3 and not list(annotations.glob("*.ledger.jsonl*"))
