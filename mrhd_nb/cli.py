@@ -50,7 +50,7 @@ def train_command(arguments:argparse.Namespace)->None:
     "Train one run through its notebook"
     from mrhd_nb.config import InputError, read_json
     from mrhd_nb.experiments import experiment_config, results_table, run_notebook
-    from mrhd_nb.training import pin_init
+    from mrhd_nb.training import pin_init, train
     resume, config, changes = arguments.resume, arguments.config, list(arguments.set)
     out = resume or arguments.out
     if resume: config = str(Path(resume)/"config.json")
@@ -59,8 +59,10 @@ def train_command(arguments:argparse.Namespace)->None:
     if config and arguments.seed is not None: changes.append(f"seed={arguments.seed}")
     if arguments.init: changes += [f"training.init={json.dumps(arguments.init)}", 'training.init_sha256=""']
     what = {"preset": arguments.preset, "data": arguments.data, "seed": arguments.seed or 0, "overrides": changes, "config": config}
-    pin_init(experiment_config(**what)) # refuses a wrong name, or weights that are not there, before a kernel is started
-    run_notebook("train", out, what | {"device": arguments.device}, stream=sys.stderr)
+    resolved = pin_init(experiment_config(**what)) # refuses a wrong name, or weights that are not there, before a kernel is started
+    if "TORCHELASTIC_RUN_ID" in os.environ: train(resolved, out, device=arguments.device) # one of the processes of torchrun: no notebook
+    else: run_notebook("train", out, what | {"device": arguments.device, "processes": arguments.processes}, stream=sys.stderr)
+    if os.environ.get("RANK", "0") != "0": return
     print(results_table(read_json(Path(out)/"metrics.json")).T.to_string())
     print(f"run folder: {out}")
 
@@ -259,6 +261,7 @@ def _add_train(parser:Parser)->None:
     parser.add_argument("--init", default="", metavar="RUN", help="start from the weights of a run or checkpoint, such as one that was pre-trained")
     parser.add_argument("--seed", type=int, help="of weights, order, labels and dropout (0, or that of --config)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="that share every batch, each with a GPU of its own on cuda (%(default)s)")
     parser.add_argument("--out", default="", metavar="RUN", help="folder of the run")
 
 def _add_evaluate(parser:Parser)->None:

@@ -190,6 +190,10 @@ class Words:
         tokens, mask, *flat = (x.roll(-1, 0) for x in (self.tokens, self.token_mask, *(x for pair in self.offers for x in pair)))
         return Words(tokens, mask, tuple(zip(flat[::2], flat[1::2])))
 
+    def head(self, samples:int)->"Words":
+        "Those of the first samples"
+        return Words(self.tokens[:samples], self.token_mask[:samples], tuple((k[:samples], v[:samples]) for k, v in self.offers))
+
 # %% ../nbs/07_fusion.ipynb #19e1324b
 class TextToVideo(nn.Module):
     "A stack of fusion layers; the words themselves never change (QD-DETR's cross-attention encoder, in both systems)"

@@ -111,12 +111,13 @@ def predict_dataset(
     device:str|torch.device="cpu", # where the model is
     feedback:bool|None=None, # let the tasks talk; None: as the model's `feedback_on` says
     nms:float|None=None,
+    part:slice=slice(None),  # only these of the batches: one process's share
 )->list[dict[str, Any]]: # lines of a submission, in the order of the records
     "Predict every record of a data set"
     training, lines = model.training, []
     model.eval()
     try:
-        for batch in iterate(dataset, batch_size):
+        for batch in iterate(dataset, batch_size, part=part):
             prediction = model(batch.to(device), feedback=feedback, negatives=False, moments=has_moments(dataset.data))
             lines += postprocess(prediction, batch, data=dataset.data, quirks=model.config.quirks, nms=nms)
     finally: model.train(training)

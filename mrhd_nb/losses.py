@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LEVELS', 'MASKED', 'span_l1', 'span_giou_loss', 'label_cross_entropy', 'label_focal', 'class_error', 'margin_loss',
            'rank_loss', 'negative_loss', 'video_alignment_loss', 'clip_alignment_loss', 'LossTerms', 'moment_losses',
-           'saliency_losses', 'alignment_losses', 'compute_losses']
+           'saliency_losses', 'alignment_losses', 'weigh_share', 'compute_losses']
 
 # %% ../nbs/13_losses.ipynb #192fe160
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +17,7 @@ from .config import InputError, LossConfig, Quirks
 from .fusion import Taps
 from .matching import match
 from .models import Prediction
+from .processes import Share, spread_rows
 from .spans import span_giou, to_se
 
 # %% ../nbs/13_losses.ipynb #639dba51
@@ -154,6 +155,7 @@ class LossTerms:
     video_alignment:Tensor|None=None # scalar
     clip_alignment:Tensor|None=None  # scalar
     has_moments:bool=True # False: the data set has no windows, the moment terms are constants
+    constant:float=1.     # how much of a term without data counts here: less than 1 in a share of a batch
 
     @property
     def moments(self)->Tensor:
@@ -216,14 +218,31 @@ def alignment_losses(
     targets:Targets,
     losses:LossConfig,
     quirks:Quirks,
+    share:Share|None=None, # of a batch: videos and queries of all processes are compared
 )->dict[str, Tensor]: # those whose coefficient is not 0
     "The alignment terms that the configuration asks for"
     if not (losses.video_alignment or losses.clip_alignment): return {}
     if taps is None: raise InputError("field 'losses.clip_alignment': alignment losses need a model with alignment=true")
     t, found = losses.alignment_temperature, {}
-    if losses.video_alignment: found["video_alignment"] = video_alignment_loss(taps, temperature=t)
+    pools = {n: spread_rows(getattr(taps, n), share) for n in ("clip_pool", "token_pool")} if share and losses.video_alignment else {}
+    if losses.video_alignment: found["video_alignment"] = video_alignment_loss(replace(taps, **pools), temperature=t)
     if losses.clip_alignment: found["clip_alignment"] = clip_alignment_loss(taps, targets.relevant, temperature=t, diluted=quirks.diluted_alignment)
     return found
+
+# %% ../nbs/13_losses.ipynb #55a5907a
+def weigh_share(
+    terms:LossTerms, # of a share alone
+    share:Share,
+    moment_queries:int, # N; no more windows of a sample are answered for
+    quirks:Quirks,
+)->LossTerms: # whose sum over the processes is that of the whole batch
+    "What a share adds to the terms of its batch"
+    samples, windows = share.part([1]*len(share.clips)), share.part([min(n, moment_queries) for n in share.windows])
+    clips = samples if quirks.diluted_alignment else share.part(share.clips)
+    weights = dict(span=windows, giou=windows, class_error=windows, label=samples, margin=samples, rank=samples, negative=samples,
+                   video_alignment=1/share.processes, clip_alignment=clips)
+    weighed = {n: getattr(terms, n)*w for n, w in weights.items() if getattr(terms, n) is not None}
+    return replace(terms, constant=1/share.processes, **weighed)
 
 # %% ../nbs/13_losses.ipynb #beb743ac
 def compute_losses(
@@ -231,11 +250,13 @@ def compute_losses(
     targets:Targets,
     losses:LossConfig,
     quirks:Quirks,
+    share:Share|None=None, # None: the batch is whole
 )->LossTerms:
     "Every loss of a batch by name"
     if targets.has_moments:
         each = [moment_losses(*layer, targets, losses) for layer in zip(prediction.logits, prediction.spans)]
         moments = [torch.stack(term) for term in zip(*each)]
     else: moments = [prediction.saliency.new_zeros(len(prediction.logits) if prediction.logits is not None else 1)]*4
-    return LossTerms(*moments, **saliency_losses(prediction, targets, losses, quirks),
-                     **alignment_losses(prediction.taps, targets, losses, quirks), has_moments=targets.has_moments)
+    terms = LossTerms(*moments, **saliency_losses(prediction, targets, losses, quirks),
+                      **alignment_losses(prediction.taps, targets, losses, quirks, share), has_moments=targets.has_moments)
+    return terms if share is None else weigh_share(terms, share, 0 if prediction.spans is None else prediction.spans.shape[2], quirks)

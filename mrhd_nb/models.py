@@ -200,7 +200,7 @@ class MomentModel(nn.Module):
 
     def score_negatives(self, clips:Tensor, words:Words, scene:Scene)->Tensor: # (B, L)
         "Saliency of each video under the next sample's query (QD-DETR); highlight branch only, no feedback"
-        fused, _ = self.fuse(clips, words.turn(), scene)
+        fused, _ = self.fuse(clips, words.turn().head(len(clips)), scene)
         return exactly(self.highlight_head, self.encoder(fused, scene.positions, scene.clip_mask, mr=False)[1].features)
 
     def forward(self,
@@ -217,9 +217,10 @@ class MomentModel(nn.Module):
         with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
             scene, words = Scene(batch.clip_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype)), self.fusion.words(tokens, batch.token_mask)
-            logits, spans, saliency, inside = predict(self, clips, words, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
+            n, own = len(clips), words.head(len(clips))                # a share of a batch brings the query behind it
+            logits, spans, saliency, inside = predict(self, clips, own, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
             other = self.score_negatives(clips, words, scene) if negatives else None
-        taps = tap(widen(clips), widen(tokens), batch.clip_mask, batch.token_mask, over_padding=c.quirks.pooling_over_padding) if c.alignment else None
+        taps = tap(widen(clips), widen(tokens[:n]), batch.clip_mask, batch.token_mask[:n], over_padding=c.quirks.pooling_over_padding) if c.alignment else None
         return Prediction(logits, spans, saliency, batch.clip_mask, other, taps, inside)
 
 # %% ../nbs/11_models.ipynb #d0a1fbc7

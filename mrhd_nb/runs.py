@@ -73,20 +73,21 @@ def data_hash(dataset:MomentDataset)->dict[str, str]:
     return {"records": hashlib.sha256(lines.encode()).hexdigest(), "first_sample": hashlib.sha256(arrays).hexdigest()}
 
 # %% ../nbs/17a_runs.ipynb #e880dc4c
-def environment(device:str|torch.device, **datasets:MomentDataset)->dict[str, Any]:
-    "Versions, device, commit and data hashes"
+def environment(device:str|torch.device, processes:int=1, **datasets:MomentDataset)->dict[str, Any]:
+    "Versions, device, processes, commit and data hashes"
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.processor() or platform.machine()
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "platform": platform.platform(),
-            "device": str(device), "device_name": name, "threads": torch.get_num_threads(), "commit": package_commit(),
+            "device": str(device), "device_name": name, "threads": torch.get_num_threads(), "processes": processes, "commit": package_commit(),
             "data": {n: data_hash(d) for n, d in datasets.items()}}
 
 def note_environment(
     out:Path,
     device:str|torch.device,
+    processes:int=1, # that train together
     **datasets:MomentDataset,
 )->None:
     "Write `environment.json`; a run that goes on must find the data that it began with"
-    now = environment(device, **datasets)
+    now = environment(device, processes, **datasets)
     if (out/"resume.pt").exists() and (out/"environment.json").exists():
         differ = difference(read_json(out/"environment.json").get("data", {}), now["data"])
         if differ: raise InputError(f"{out}: the data have changed since this run began, so it cannot go on: {differ}")

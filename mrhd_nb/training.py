@@ -26,6 +26,7 @@ from .ledger import record_run
 from .losses import LossTerms, compute_losses
 from .metrics import evaluate
 from .models import MomentModel
+from .processes import Processes, Share, join, launch, sum_step
 from .runs import append_history, difference, hold_folder, note_environment, prepare_folder, write_history
 from .splits import open_split
 from .weighting import JointWeighting, make_weighting
@@ -101,17 +102,20 @@ def train_step(
     training:TrainingConfig,
     *,
     feedback:bool,       # is the feedback on?
-)->LossTerms: # detached
+    share:Share|None=None, # what the batch is of a larger one that several processes learn from; None: whole
+)->dict[str, float]: # terms of the whole batch
     "One step of AdamW on one batch"
     prediction = model(batch, feedback=feedback, moments=batch.targets.has_moments)
-    try: terms = compute_losses(prediction, batch.targets, training.losses, model.config.quirks)
+    try: terms = compute_losses(prediction, batch.targets, training.losses, model.config.quirks, share)
     except ValueError as e: raise NonFiniteLoss(f"no loss can be computed: {e}") from None # predictions that cannot be matched
     loss = total_loss(weighting, terms)
     optimizer.zero_grad()
     loss.backward()
-    if training.clip_norm: nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
+    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    numbers = sum_step(parameters, terms.asdict(), share)
+    if training.clip_norm: nn.utils.clip_grad_norm_(parameters, training.clip_norm)
     optimizer.step()
-    return terms
+    return numbers
 
 # %% ../nbs/18_training.ipynb #17b95acf
 @torch.no_grad()
@@ -197,6 +201,7 @@ def train_epoch(
     device:str|torch.device="cpu",
     bar:Any=None,    # progress bar, advanced by one per step
     save:Path|None=None, # where the state goes every `save_every` steps; None: nowhere
+    us:Processes=Processes(), # those that train together
 )->dict[str, Any]: # one line of the history, still without metrics
     "One pass over the training data"
     training, epoch = config.training, state.epoch+1
@@ -206,16 +211,17 @@ def train_epoch(
     clock = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
         for batch in iterate(dataset, training.batch_size, generator=generator(config.seed, "epoch", epoch), shuffle=True, bucket=training.bucket, part=rest):
-            torch.manual_seed(derive_seed(config.seed, "dropout", state.step))
+            torch.manual_seed(derive_seed(config.seed, "dropout", state.step, *us.name))
             rate = learning_rate(state.step, steps, training)
             for group in state.optimizer.param_groups: group["lr"] = rate*group["rate"]
             weights = log_variances(state.weighting)
-            terms = train_step(state.model, state.weighting, state.optimizer, batch.to(device), training, feedback=feedback)
+            own, share = us.take(batch)
+            terms = train_step(state.model, state.weighting, state.optimizer, own.to(device), training, feedback=feedback, share=share)
             if state.average and training.ema_every == "step": update_average(state.average, state.model, training.ema_decay)
             before, clock = clock, time.perf_counter()
             state.step += 1
-            state.rows.append({"terms": terms.asdict(), "weights": weights, "seconds": clock-before})
-            if save and state.step % training.save_every == 0: save_state(state, save)
+            state.rows.append({"terms": terms, "weights": weights, "seconds": clock-before})
+            if save and us.first and state.step % training.save_every == 0: save_state(state, save)
             if bar is not None: bar.update()
     if state.average and training.ema_every == "epoch": update_average(state.average, state.model, training.ema_decay)
     return end_epoch(state, feedback)
@@ -243,9 +249,12 @@ def score(
     device:str|torch.device="cpu",
     *,
     feedback:bool|None=None, # None: as the model's `feedback_on` says
+    us:Processes=Processes(), # each predicts a part of the batches; all get all lines, and the metrics
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict a data set and evaluate the prediction"
-    lines = predict_dataset(model, dataset, config.training.eval_batch_size, device=device, feedback=feedback)
+    size = config.training.eval_batch_size
+    own = predict_dataset(model, dataset, size, device=device, feedback=feedback, part=us.part(math.ceil(len(dataset)/size)))
+    lines = us.gather(own)
     return evaluate(config.data.dataset, lines, [as_json(r) for r in dataset.records]), lines
 
 # %% ../nbs/18_training.ipynb #573a0187
@@ -259,6 +268,7 @@ def keep(
     out:Path,
     config:RunConfig,
     metrics:dict|None, # on the split that picks the epoch; None where none is picked
+    us:Processes=Processes(),
 )->bool: # is it the best so far?
     "Record one evaluation as the last, and as the best if it is"
     brief, name = headline(metrics) if metrics else {config.training.select_by: None}, config.training.select_by
@@ -266,7 +276,7 @@ def keep(
     state.last = {"epoch": state.epoch, "score": brief[name], "selection": metrics}
     if metrics and state.best and brief[name] <= state.best["score"]: return False
     state.best = state.last
-    save_model(out/"best.safetensors", state.scored, config, state.weighting)
+    if us.first: save_model(out/"best.safetensors", state.scored, config, state.weighting)
     return True
 
 # %% ../nbs/18_training.ipynb #46432c33
@@ -275,6 +285,7 @@ def report_both(
     out:Path,
     test_set:MomentDataset,
     device:str|torch.device="cpu",
+    us:Processes=Processes(),
 )->dict[str, dict]: # last and best, each with its `metrics`
     "Score the saved weights on the reported split, and write their submissions"
     reported:dict[str, dict] = {}
@@ -282,10 +293,10 @@ def report_both(
         record = getattr(state, which)
         if record["epoch"] not in [r["epoch"] for r in reported.values()]:
             model, config = load_model(out/f"{which}.safetensors")
-            metrics, lines = score(model.to(device), test_set, config, device)
+            metrics, lines = score(model.to(device), test_set, config, device, us=us)
             note = "this split picked the epoch" if which == "best" and config.training.select_on == "test" else ""
-            if (said := record_run(config.data, lines, metrics, out/f"{which}.safetensors", note)): print(said, file=sys.stderr)
-        write_submission(out/f"submission_{which}.jsonl", lines)
+            if us.first and (said := record_run(config.data, lines, metrics, out/f"{which}.safetensors", note)): print(said, file=sys.stderr)
+        if us.first: write_submission(out/f"submission_{which}.jsonl", lines)
         reported[which] = record | {"metrics": metrics}
     return reported
 
@@ -295,14 +306,18 @@ def finish(
     config:RunConfig,
     test_set:MomentDataset,
     device:str|torch.device="cpu",
+    us:Processes=Processes(),
 )->dict[str, Any]: # what metrics.json holds
     "Score best and last; write `metrics.json`, then `done.json`"
     state.scored.feedback_on = state.history[-1]["feedback"]
-    save_model(out/"last.safetensors", state.scored, config, state.weighting)
-    results = report_both(state, out, test_set, device) | {"select_by": config.training.select_by, "select_on": config.training.select_on, "steps": state.step,
+    if us.first: save_model(out/"last.safetensors", state.scored, config, state.weighting)
+    us.wait()                                                          # all read what the first has written
+    results = report_both(state, out, test_set, device, us) | {"select_by": config.training.select_by, "select_on": config.training.select_on, "steps": state.step,
                "parameters": sum(p.numel() for m in (state.model, state.weighting) for p in m.parameters()), "train_seconds": round(sum(r["seconds"] for r in state.history), 1)}
-    write_json(out/"metrics.json", results)
-    write_json(out/"done.json", {"epochs": state.epoch})
+    if us.first:
+        write_json(out/"metrics.json", results)
+        write_json(out/"done.json", {"epochs": state.epoch})
+    us.wait()
     return results
 
 # %% ../nbs/18_training.ipynb #24bc00a9
@@ -345,6 +360,7 @@ def open_run(
     config:RunConfig,
     out:Path,
     device:str|torch.device="cpu",
+    us:Processes=Processes(),
 )->tuple[dict[str, MomentDataset], State]: # data by split, state
     "Data, and the state in which the folder is: fresh, or as it was last saved"
     splits = ("train", *(["val"] if config.training.select_on == "val" else []), "test")
@@ -353,9 +369,9 @@ def open_run(
     state, resumed = new_state(config, device), (out/"resume.pt").exists()
     if config.training.init and not resumed: start_from(state, config)
     require_labels(data["train"])
-    note_environment(out, device, **data)
+    if us.first: note_environment(out, device, us.count, **data)
     if resumed: load_state(state, out/"resume.pt")
-    write_history(out/"history.jsonl", state.history)
+    if us.first: write_history(out/"history.jsonl", state.history)
     return data, state
 
 # %% ../nbs/18_training.ipynb #48f85ee4
@@ -373,29 +389,30 @@ def repeatable(
 # %% ../nbs/18_training.ipynb #52db9b6b
 def run_epochs(
     config:RunConfig,
-    out:Path,           # held by this process
+    out:Path,           # held by the first process
     device:str|torch.device,
     progress:bool,
+    us:Processes=Processes(),
 )->None:
     "Train from where the folder is to the end: epochs, evaluations, saved states"
     training, resume = config.training, out/"resume.pt"
-    data, state = open_run(config, out, device)
+    data, state = open_run(config, out, device, us)
     picks, steps = data.get(training.select_on), math.ceil(len(data["train"])/training.batch_size)
-    with tqdm(total=steps*training.epochs, initial=state.step, disable=not progress, desc=config.preset) as bar:
+    with tqdm(total=steps*training.epochs, initial=state.step, disable=not (progress and us.first), desc=config.preset) as bar:
         while state.epoch < training.epochs:
-            row = train_epoch(state, data["train"], config, device, bar, resume)
+            row = train_epoch(state, data["train"], config, device, bar, resume, us)
             state.scored.feedback_on = row["feedback"]
             ends = state.epoch == training.epochs
             if ends or picks and state.epoch % training.eval_every == 0:
-                metrics = score(state.scored, picks, config, device)[0] if picks else None
-                keep(state, out, config, metrics)
+                metrics = score(state.scored, picks, config, device, us=us)[0] if picks else None
+                keep(state, out, config, metrics, us)
                 row["metrics"] = metrics and headline(metrics)
             state.history.append(row)
-            append_history(out/"history.jsonl", row)
-            if ends or steps >= training.save_every: save_state(state, resume)
+            if us.first: append_history(out/"history.jsonl", row)
+            if us.first and (ends or steps >= training.save_every): save_state(state, resume)
             bar.set_postfix(epoch=state.epoch, moments=row["terms"]["moments"], saliency=row["terms"]["saliency"],
                             **{training.select_by: state.last["score"]} if state.last else {})
-    finish(state, out, config, data["test"], device)
+    finish(state, out, config, data["test"], device, us)
 
 # %% ../nbs/18_training.ipynb #59ba61fd
 def is_trained(out:Path, config:RunConfig)->bool:
@@ -403,15 +420,25 @@ def is_trained(out:Path, config:RunConfig)->bool:
     return (out/"done.json").is_file() and read_json(out/"done.json").get("epochs") == config.training.epochs
 
 # %% ../nbs/18_training.ipynb #17681bb6
+def _train_together(config:RunConfig, out:Path, device:str|torch.device, progress:bool)->None:
+    "In each process"
+    with repeatable(config.training.deterministic), join(device) as (us, device), hold_folder(out) if us.first else contextlib.nullcontext():
+        if us.first: prepare_folder(out, config)
+        us.wait()
+        run_epochs(config, out, device, progress, us)
+
 def train(
     config:RunConfig,
     out:str|Path,                  # run folder; one of the same configuration is continued
     *,
     device:str|torch.device="cpu",
     progress:bool=True,            # show a bar
+    processes:int=1,               # on this machine, each with its share of the batch, and with a GPU of its own
 )->dict[str, Any]: # what metrics.json holds
     "Train, evaluate, keep best and last; return both"
     config, out = pin_init(config), Path(out)
+    if processes < 1: raise InputError(f"processes: {processes} is not at least 1")
     if not is_trained(out, config):
-        with hold_folder(out), repeatable(config.training.deterministic): run_epochs(config, prepare_folder(out, config), device, progress)
+        if processes == 1: _train_together(config, out, device, progress)
+        else: launch(_train_together, processes, config, out, device, progress)
     return read_json(prepare_folder(out, config)/"metrics.json")

@@ -41,8 +41,8 @@ class JointWeighting(nn.Module):
         self.hd_log_var, self.mr_log_var = (nn.Parameter(torch.zeros(1)) for _ in range(2))
 
     def forward(self, terms:LossTerms)->Tensor: # scalar
-        total = 2*torch.exp(-self.hd_log_var)*terms.saliency+self.hd_log_var
-        if terms.has_moments: total = total+torch.exp(-self.mr_log_var)*terms.moments+self.mr_log_var
+        total = 2*torch.exp(-self.hd_log_var)*terms.saliency+terms.constant*self.hd_log_var
+        if terms.has_moments: total = total+torch.exp(-self.mr_log_var)*terms.moments+terms.constant*self.mr_log_var
         return total.squeeze()+alignment(terms, self.losses)
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ def one_step(config, samples):
     "The terms of a training step, feedback on, and the gradient of the first layer over the video's channels"
     state, batch = new_state(config), next(iterate(samples, len(samples)))
     terms = train_step(state.model, state.weighting, state.optimizer, batch, config.training, feedback=True)
-    assert all(np.isfinite(v) for v in terms.asdict().values())
+    assert all(np.isfinite(v) for v in terms.values())
     return state.model, state.model.video_projection.stages[0].linear.weight.grad.abs().sum(0)
 
 

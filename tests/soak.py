@@ -1,0 +1,157 @@
+"""Does anything grow? Run by test_soak.py in small, or by hand:
+
+    python tests/soak.py train FOLDER              # 45200 steps, which are 200 epochs of QVHighlights, at a small size: half an hour
+    python tests/soak.py train FOLDER --full --epochs 2   # QVHighlights' and the preset's own size
+    python tests/soak.py stores FOLDER             # stores of 1000, 10000 and 100000 videos
+
+`train` makes a store of random features in QVHighlights' shape and trains on it; every line of FOLDER/soak.csv is what the process holds
+after so many steps. `stores` packs stores of growing size and starts on each in a process of its own."""
+import argparse, gc, json, os, shutil, statistics, subprocess, sys, time
+from dataclasses import asdict, replace
+from pathlib import Path
+import numpy as np
+import pandas as pd
+from mrhd_nb import training
+from mrhd_nb.annotations import Record, write_annotations
+from mrhd_nb.config import DataConfig, RunConfig, StreamConfig, data_config, rng, run_config
+from mrhd_nb.store import pack
+
+CLIPS = 75
+FULL = {"train": 7218, "val": 1550, "test": 1542} # queries of QVHighlights, each on a video of its own: 226 batches of 32
+QUARTER = {"train": 1804, "val": 388, "test": 386} # 226 batches of 8
+SMALL = {"training.batch_size": 8, "model.width": 16, "model.ffn": 32, "model.heads": 2, "model.fusion_layers": 1, "model.encoder_layers": 1, "model.decoder_layers": 1}
+
+
+def record(i:int, draw)->Record:
+    "One query with one window, rated by three"
+    first = int(draw.integers(CLIPS-8))
+    clips = range(first, first+1+int(draw.integers(8)))
+    return Record(i, "something happens here", 2*CLIPS, f"video{i}", ((2*clips.start, 2*clips.stop),), tuple(clips), tuple(map(tuple, draw.integers(0, 5, (len(clips), 3)).tolist())))
+
+
+def make_store(root:Path, queries:dict[str, int], wide:bool)->DataConfig:
+    "Records and features, packed; the loose files are removed again"
+    data = replace(data_config("qvhighlights"), root=str(root), annotations=(), **{s: f"{s}.jsonl" for s in queries})
+    if not wide: data = replace(data, streams=data.streams[1:]) # CLIP alone
+    draw, first = rng(0, "soak"), 0
+    tables = {s.name: draw.standard_normal((20_000, s.dim), np.float32).astype(np.float16) for s in (*data.streams, data.text)}
+    for split, n in queries.items():
+        records = [record(first+i, draw) for i in range(n)]
+        write_annotations(root/f"{split}.jsonl", records)
+        for r in records:
+            for stream in (*data.streams, data.text):
+                rows = CLIPS if stream in data.streams else int(draw.integers(4, 33))
+                start, path = int(draw.integers(20_000-rows)), root/stream.files[0].format(vid=r.vid, qid=r.qid)
+                path.parent.mkdir(exist_ok=True)
+                np.savez(path, **{stream.key: tables[stream.name][start:start+rows]})
+        first += n
+    pack(data, root/"store", dtype="float16")
+    for stream in (*data.streams, data.text): shutil.rmtree(root/Path(stream.files[0]).parent)
+    return replace(data, store="store")
+
+
+def held()->dict[str, float]:
+    "What this process holds now"
+    resident = int(Path("/proc/self/statm").read_text().split()[1])*os.sysconf("SC_PAGE_SIZE")
+    return {"resident_mb": resident/2**20, "open_files": len(os.listdir("/proc/self/fd")), "objects": len(gc.get_objects())}
+
+
+def watch(path:Path, every:int)->None:
+    "From now on, write a line every so many steps"
+    run, seconds, steps = training.train_step, [], 0
+    path.write_text("step,step_ms,resident_mb,open_files,objects\n")
+    def step(*arguments, **options):
+        nonlocal steps
+        start = time.perf_counter()
+        terms = run(*arguments, **options)
+        seconds.append(time.perf_counter()-start)
+        steps += 1
+        if steps % every == 0:
+            now = held()
+            with open(path, "a") as file: file.write(f"{steps},{statistics.median(seconds)*1000:.2f},{now['resident_mb']:.1f},{now['open_files']},{now['objects']}\n")
+            seconds.clear()
+        return terms
+    training.train_step = step
+
+
+def soak_config(folder:Path, preset:str, epochs:int, queries:dict[str, int]=QUARTER, full:bool=False)->RunConfig:
+    "A run on a store that is made now"
+    return run_config(preset, make_store(folder, queries, full), overrides=({} if full else SMALL) | {"training.epochs": epochs})
+
+
+def train(folder:Path, config:RunConfig, every:int=200)->pd.DataFrame:
+    "Train, evaluate and save as a run does; the lines of soak.csv"
+    watch(folder/"soak.csv", every)
+    training.train(config, folder/"run", progress=False)
+    return pd.read_csv(folder/"soak.csv")
+
+
+def describe(lines:pd.DataFrame)->str:
+    "Tenths of a run"
+    tenth = (lines.index*10//len(lines)).rename("tenth")
+    return lines.groupby(tenth).agg({"step": "max", "step_ms": "median", "resident_mb": "median", "open_files": "max", "objects": "median"}).round(1).to_string()
+
+
+START = """
+import json, sys, time
+begun = time.perf_counter()
+from mrhd_nb.batches import MomentDataset, iterate
+from mrhd_nb.config import from_dict, DataConfig, generator
+from mrhd_nb.annotations import read_annotations
+from mrhd_nb.store import open_features
+sys.path.insert(0, sys.argv[2])
+from soak import held
+data = from_dict(DataConfig, json.loads(sys.argv[1]))
+some = read_annotations(data.root+"/some.jsonl")
+times, memory = {"import_s": time.perf_counter()-begun}, held()["resident_mb"]
+begun = time.perf_counter()
+source = open_features(data)
+times["open_store_s"] = time.perf_counter()-begun
+for batch in iterate(MomentDataset(some, source, data), 32, generator=generator(0, "order"), shuffle=True): pass
+times |= {"store_mb": held()["resident_mb"]-memory}
+begun, memory = time.perf_counter(), held()["resident_mb"]
+records = read_annotations(data.root+"/train.jsonl")
+first = next(iterate(MomentDataset(records, source, data), 32, generator=generator(0, "order"), shuffle=True))
+print(json.dumps(times | {"annotations_s": time.perf_counter()-begun, "annotations_mb": held()["resident_mb"]-memory, "start_s": times["import_s"]+times["open_store_s"]+time.perf_counter()-begun}))
+"""
+
+
+def start_on(root:Path, videos:int)->dict[str, float]:
+    "Pack a store of so many small videos; seconds and memory of opening it, of a pass over a thousand queries, and of reading all its annotations"
+    data = DataConfig("many", "qvhighlights", (StreamConfig("clips", ("clips/{vid}.npy",), 8),), StreamConfig("words", (), 16), root=str(root), train="train.jsonl")
+    (root/"clips").mkdir(parents=True)
+    draw, rows = rng(0, "many"), rng(0, "rows").standard_normal((videos+CLIPS, 8), np.float32)
+    records = [record(i, draw) for i in range(videos)]
+    for i, r in enumerate(records): np.save(root/"clips"/f"{r.vid}.npy", rows[i:i+CLIPS])
+    write_annotations(root/"train.jsonl", records)
+    write_annotations(root/"some.jsonl", records[::max(1, videos//1000)])
+    begun = time.perf_counter()
+    pack(data, root/"store")
+    packed = time.perf_counter()-begun
+    shutil.rmtree(root/"clips")
+    data = replace(data, store="store")
+    done = subprocess.run([sys.executable, "-c", START, json.dumps(asdict(data)), str(Path(__file__).parent)], capture_output=True, text=True, check=True)
+    size = sum(p.stat().st_size for p in (root/"store").iterdir())
+    return {"videos": videos, "store_bytes_mb": size/2**20, "pack_s": packed} | json.loads(done.stdout)
+
+
+def stores(folder:Path, sizes:list[int])->pd.DataFrame:
+    "A row per size"
+    return pd.DataFrame([start_on(folder/str(n), n) for n in sizes]).set_index("videos").round(2)
+
+
+def main()->None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "stores"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--preset", default="taskweave_both")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--full", action="store_true", help="QVHighlights' and the preset's own size")
+    parser.add_argument("--videos", type=int, nargs="+", default=[1000, 10_000, 100_000], help="of the stores")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    if given.what == "stores": print(stores(given.folder, given.videos).T.to_string())
+    else: print(describe(train(given.folder, soak_config(given.folder, given.preset, given.epochs, FULL if given.full else QUARTER, given.full))))
+
+
+if __name__ == "__main__": main()
