@@ -341,7 +341,7 @@ def _add_pack(parser:Parser)->None:
 
 def _add_bench(parser:Parser)->None:
     "Options of `mrhd bench`"
-    parser.add_argument("--only", default="", metavar="PART", help="loader (all there is)")
+    parser.add_argument("--only", default="", metavar="PART", help="model, loader or evaluator; all three without it")
     parser.add_argument("--out", default="", metavar="B.json", help="write all figures here")
 
 # %% ../nbs/22_cli.ipynb #d0a69659
