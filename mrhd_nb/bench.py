@@ -52,7 +52,7 @@ def spread(values:Sequence[float], digits:int=3)->dict[str, float]:
     named = {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
     return {name: float(f"{value:.{digits}g}") for name, value in named.items()}
 
-# %% ../nbs/21a_bench.ipynb #fc70feec
+# %% ../nbs/21a_bench.ipynb #c602daf4
 def plain_records(count:int, clips:int=75)->list[Record]:
     "Records in QVHighlights' form, one query per video, ten clips of each rated"
     draw, records = rng(0, "bench"), []
@@ -131,7 +131,7 @@ def bench_loader()->dict[str, Any]:
             "samples_per_s": {name: spread([samples/s for s in seconds[name]]) for name in tasks},
             "times_faster": {store: {file: spread([f/s for f, s in zip(seconds[file], seconds[store])]) for file in files} for store in stores}}
 
-# %% ../nbs/21a_bench.ipynb #3210d294
+# %% ../nbs/21a_bench.ipynb #2adb3ae0
 def full_batch(
     config:RunConfig,
     batch:int,
@@ -148,7 +148,7 @@ def full_batch(
     masks = [torch.ones(x.shape[:2], dtype=torch.bool) for x in rows]
     return Batch(rows[0], masks[0], rows[1], masks[1], targets, (), config.data.clip_length)
 
-# %% ../nbs/21a_bench.ipynb #c13ec489
+# %% ../nbs/21a_bench.ipynb #a5777456
 @dataclass(frozen=True)
 class Job:
     "One kind of work that a model does"
@@ -174,7 +174,7 @@ def paper_jobs(
             for feedback in (False, True) for dtype in ("float32", "bfloat16")]
     return [job for job in jobs if job.feedback or job.phase == "before"]
 
-# %% ../nbs/21a_bench.ipynb #a7404bc5
+# %% ../nbs/21a_bench.ipynb #1901e03e
 def make_task(
     job:Job,
     state:State, # of the job's configuration
@@ -191,7 +191,7 @@ def make_task(
         (train if job.kind == "train" else answer)()
     return task
 
-# %% ../nbs/21a_bench.ipynb #88dbcd0a
+# %% ../nbs/21a_bench.ipynb #a2cd4f29
 UNIT = (2400, 256, 1024) # (m, k, n) of the product that is the unit
 UNIT_FLOPS = 2*UNIT[0]*UNIT[1]*UNIT[2]
 
@@ -201,7 +201,7 @@ def unit_task()->Callable[[], Any]:
     a, b = torch.randn(m, k, generator=generator(0, "unit", "a")), torch.randn(k, n, generator=generator(0, "unit", "b"))
     return lambda: a@b
 
-# %% ../nbs/21a_bench.ipynb #ad901b8c
+# %% ../nbs/21a_bench.ipynb #96a28a2a
 def peak_memory(task:Callable[[], Any])->int|None: # bytes; None where the system does not say
     "Run a task; the most memory that the whole process held meanwhile"
     try:
@@ -211,7 +211,7 @@ def peak_memory(task:Callable[[], Any])->int|None: # bytes; None where the syste
         return 1024*int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
     except (OSError, AttributeError, TypeError): return task()
 
-# %% ../nbs/21a_bench.ipynb #92aa9398
+# %% ../nbs/21a_bench.ipynb #7b7c67fd
 def describe(job:Job, seconds:Sequence[float], unit:float, done:int, peak:int|None)->dict[str, Any]:
     "A row of the report"
     needed, middle = needed_flops(job.config.model, job.clips, job.tokens, feedback=job.feedback, training=job.kind == "train"), statistics.median(seconds)
@@ -236,7 +236,7 @@ def time_jobs(
     unit_s = statistics.median(s for job in jobs for name in ("unit", "again") for s in seconds[name, job])
     return {"unit_s": unit_s, "rows": [describe(job, seconds[job], unit_s, done[job], peak[job]) for job in jobs]}
 
-# %% ../nbs/21a_bench.ipynb #f86c2ed1
+# %% ../nbs/21a_bench.ipynb #101c3a59
 TURNS = 4
 
 def bench_model()->dict[str, Any]: # unit_s, rows
@@ -257,7 +257,7 @@ def model_lines(result:dict[str, Any])->list[str]:
             lines.append(f"needed, {r['preset']} {r['kind']} {r['phase']}: {parts} GFLOP")
     return lines
 
-# %% ../nbs/21a_bench.ipynb #06527956
+# %% ../nbs/21a_bench.ipynb #c1d5364f
 QUERIES = 1550
 
 def bench_evaluator()->dict[str, Any]:
@@ -289,7 +289,7 @@ def loader_lines(loader:dict[str, Any])->list[str]:
         lines.append(f"{name:<28} {rate['median']:8.0f} samples/s (best {rate['highest']:.0f})" + (f"   {', '.join(ratios)}" if ratios else ""))
     return lines
 
-# %% ../nbs/21a_bench.ipynb #49638670
+# %% ../nbs/21a_bench.ipynb #0c1dd7bb
 TRAIN_QUERIES = 7218 # of QVHighlights' training split
 
 def shares(result:dict[str, Any])->dict[str, Any]: # empty without rows
@@ -304,7 +304,7 @@ def shares(result:dict[str, Any])->dict[str, Any]: # empty without rows
         found["evaluator_of_epoch"] = {name: seconds/(step*TRAIN_QUERIES/BATCH) for name, step in steps.items()}
     return found
 
-# %% ../nbs/21a_bench.ipynb #55ee8ad5
+# %% ../nbs/21a_bench.ipynb #0bdfbea7
 def evaluator_lines(evaluator:dict[str, Any])->list[str]:
     "The evaluator's figures as text"
     return [f"evaluation of {evaluator['queries']} queries: {evaluator['seconds']['median']:.2f} s of CPU, median of {evaluator['repeats']}"]

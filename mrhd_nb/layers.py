@@ -18,15 +18,15 @@ from torch import Tensor, nn
 class _Keep(torch.autograd.Function):
     "What is kept of `x`, scaled; the gradient goes the same way"
     @staticmethod
-    def forward(ctx:Any, x:Tensor, kept:Tensor, scale:float)->Tensor: # `kept` holds bytes, 0 or 1
+    def forward(ctx:Any, x:Tensor, kept:Tensor, scale:float)->Tensor: # `kept` holds 0 or 1
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return (x*kept).mul_(scale)
+        return (x*kept.to(x.dtype)).mul_(scale)
 
     @staticmethod
     def backward(ctx:Any, gradient:Tensor)->tuple[Tensor, None, None]:
         kept, = ctx.saved_tensors
-        return (gradient*kept).mul_(ctx.scale), None, None
+        return (gradient*kept.to(gradient.dtype)).mul_(ctx.scale), None, None
 
 def drop(
     x:Tensor,
@@ -37,7 +37,7 @@ def drop(
     if not cut: return x
     words = torch.empty(-(-x.numel()//8), dtype=torch.int64, device=x.device).random_(-2**63, None)
     kept = words.view(torch.uint8)[:x.numel()].view(x.shape).clamp_(cut-1, cut).sub_(cut-1) # 1 from `cut` on: a comparison takes ten times as long
-    return _Keep.apply(x, kept, 256/(256-cut))
+    return _Keep.apply(x, kept if x.element_size() > 2 else kept.to(x.dtype), 256/(256-cut)) # bytes save memory, bfloat16 the second conversion
 
 # %% ../nbs/06_layers.ipynb #cee5c53c
 class Dropout(nn.Module):
@@ -181,7 +181,7 @@ class _Rectify(torch.autograd.Function):
     @staticmethod
     def backward(ctx:Any, gradient:Tensor)->tuple[Tensor, Tensor]:
         x, slope = ctx.saved_tensors
-        to_slope = x.clamp(max=0).mul_(gradient).sum(dtype=slope.dtype).view(1)
+        to_slope = x.clamp(max=0).mul_(gradient).sum(-1).sum(dtype=slope.dtype).view(1)
         return torch.ops.aten.leaky_relu_backward(gradient, x, float(slope), False), to_slope
 
 def prelu(

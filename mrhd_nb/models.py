@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNUSED_KEYS', 'WEIGHTING_KEYS', 'Maps', 'Prediction', 'make_parts', 'initialise', 'Scene', 'mark_highlights',
-           'mark_moments', 'emphasise', 'widen', 'exactly', 'predict', 'MomentModel', 'released_names']
+           'mark_moments', 'emphasise', 'widen', 'narrow', 'exactly', 'predict', 'MomentModel', 'released_names']
 
 # %% ../nbs/11_models.ipynb #06afe92b
 from dataclasses import dataclass, replace
@@ -123,10 +123,15 @@ def emphasise(
     if model.config.feedback.kind == "binary": return replace(mr, features=mr.features*(1+marks[...,None])), hd
     return model.encoder(mr.features+marks[...,None]*fused, scene.positions, scene.clip_mask)
 
-# %% ../nbs/11_models.ipynb #a903f986
+# %% ../nbs/11_models.ipynb #bfc7edfc
 def widen(x:Tensor|None)->Tensor|None:
     "The same numbers in float32 at least"
     return x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+
+def narrow(x:Tensor)->Tensor:
+    "Features in the precision in which they will be multiplied"
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 def exactly(
     head:nn.Module,
@@ -215,7 +220,7 @@ class MomentModel(nn.Module):
         if feedback is None: feedback = self.feedback_on
         if negatives is None: negatives = self.training and c.negative_pairs
         with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            clips, tokens = self.video_projection(batch.video), self.text_projection(batch.tokens)
+            clips, tokens = self.video_projection(narrow(batch.video)), self.text_projection(narrow(batch.tokens))
             scene, words = Scene(batch.clip_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype)), self.fusion.words(tokens, batch.token_mask)
             n, own = len(clips), words.head(len(clips))                # a share of a batch brings the query behind it
             logits, spans, saliency, inside = predict(self, clips, own, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)
