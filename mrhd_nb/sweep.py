@@ -268,9 +268,9 @@ def domain_table(
     for trials in sorted(set(videos.evaluations[(videos.protocol == "test")])) if luck is not None else ():
         null = selection_null(luck[domains], trials)
         low, high = null.mean(axis=1).quantile([.025, .975])
-        rows["held-out videos", f"best of {trials} random scorers", ""] = null.mean().to_dict() | {"mean": null.mean(axis=1).mean(), "low": low, "high": high}
-    table = pd.DataFrame.from_dict(rows, orient="index")[[*domains, "mean", "low", "high", "videos", "incomplete"]].fillna({"incomplete": ""})
-    table = table.astype({"videos": "Int64"}).rename_axis(["reported", "system", "epoch"])
+        ends = {"mean": null.mean(axis=1).mean(), "low": low, "high": high, "videos": baselines["held-out videos"].domain.isin(domains).sum()}
+        rows["held-out videos", f"best of {trials} random scorers", ""] = null.mean().to_dict() | ends
+    table = pd.DataFrame.from_dict(rows, orient="index")[[*domains, "mean", "low", "high", "videos", "incomplete"]].fillna({"incomplete": ""}).rename_axis(["reported", "system", "epoch"])
     return table.sort_index(level=0, sort_remaining=False, kind="stable", ascending=False)
 
 # %% ../nbs/21c_sweep.ipynb #0e0cf7c1
