@@ -247,6 +247,7 @@ def run_notebook(
     except papermill.PapermillExecutionError as e: raise _failure(e, source, partial) from None
     except DeadKernelError:
         raise NotebookError(f"{source.name}: its process died, killed or out of memory; what it had saved is kept: run it again to go on (see {partial})") from None
+    except OSError as e: raise OSError(e.errno, e.strerror, e.filename or str(partial)) from None # papermill does not name the file
     write_html(partial, out/f"{source.stem}.html")
     os.replace(partial, executed)
     done = read_json(out/"done.json") if (out/"done.json").is_file() else {}

@@ -93,26 +93,30 @@ def describe(lines:pd.DataFrame)->str:
 
 
 START = """
-import json, sys, time
+import json, os, sys, time
 begun = time.perf_counter()
-from mrhd_nb.batches import MomentDataset, iterate
-from mrhd_nb.config import from_dict, DataConfig, generator
 from mrhd_nb.annotations import read_annotations
+from mrhd_nb.batches import MomentDataset, iterate
+from mrhd_nb.config import DataConfig, from_dict, generator
 from mrhd_nb.store import open_features
-sys.path.insert(0, sys.argv[2])
-from soak import held
+def resident(): return int(open("/proc/self/statm").read().split()[1])*os.sysconf("SC_PAGE_SIZE")/2**20
+def batches(records): return iterate(MomentDataset(records, source, data), 32, generator=generator(0, "order"), shuffle=True)
+def clock():
+    global begun
+    before, begun = begun, time.perf_counter()
+    return begun-before
 data = from_dict(DataConfig, json.loads(sys.argv[1]))
 some = read_annotations(data.root+"/some.jsonl")
-times, memory = {"import_s": time.perf_counter()-begun}, held()["resident_mb"]
-begun = time.perf_counter()
+found = {"import_s": clock()}
+memory = resident()
 source = open_features(data)
-times["open_store_s"] = time.perf_counter()-begun
-for batch in iterate(MomentDataset(some, source, data), 32, generator=generator(0, "order"), shuffle=True): pass
-times |= {"store_mb": held()["resident_mb"]-memory}
-begun, memory = time.perf_counter(), held()["resident_mb"]
+found["open_store_s"] = clock()
+for batch in batches(some): pass
+found |= {"thousand_queries_s": clock(), "store_resident_mb": resident()-memory}
+memory = resident()
 records = read_annotations(data.root+"/train.jsonl")
-first = next(iterate(MomentDataset(records, source, data), 32, generator=generator(0, "order"), shuffle=True))
-print(json.dumps(times | {"annotations_s": time.perf_counter()-begun, "annotations_mb": held()["resident_mb"]-memory, "start_s": times["import_s"]+times["open_store_s"]+time.perf_counter()-begun}))
+next(batches(records))
+print(json.dumps(found | {"annotations_and_first_batch_s": clock(), "annotations_resident_mb": resident()-memory}))
 """
 
 
@@ -130,7 +134,7 @@ def start_on(root:Path, videos:int)->dict[str, float]:
     packed = time.perf_counter()-begun
     shutil.rmtree(root/"clips")
     data = replace(data, store="store")
-    done = subprocess.run([sys.executable, "-c", START, json.dumps(asdict(data)), str(Path(__file__).parent)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", START, json.dumps(asdict(data))], capture_output=True, text=True, check=True)
     size = sum(p.stat().st_size for p in (root/"store").iterdir())
     return {"videos": videos, "store_bytes_mb": size/2**20, "pack_s": packed} | json.loads(done.stdout)
 

@@ -190,6 +190,19 @@ def test_kernel_that_dies(tmp_path):
     assert "\n" not in str(caught.value) and not (tmp_path/"out"/"done.json").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_full_disk_under_a_notebook(tmp_path, capsys):
+    "The line names the file; with room again the notebook runs"
+    path, partial = notebook(tmp_path/"a.ipynb", "1+1"), tmp_path/"out"/"a.partial.ipynb"
+    partial.parent.mkdir()
+    partial.symlink_to("/dev/full")
+    assert answer(lambda: run_notebook(path, partial.parent)) == 2
+    assert capsys.readouterr().err == f"mrhd: {partial}: No space left on device\n" and not (partial.parent/"done.json").exists()
+    partial.unlink()
+    run_notebook(path, partial.parent)
+    assert (partial.parent/"done.json").exists()
+
+
 def test_worker_that_is_killed(tmp_path):
     "The others finish, and the line names the signal"
     dies = notebook(tmp_path/"dies.ipynb", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")

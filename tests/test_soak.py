@@ -1,0 +1,30 @@
+"A few hundred steps hold no more memory and no more files in the end than after the first; `python tests/soak.py` goes on for 200 epochs"
+import sys
+from pathlib import Path
+import numpy as np
+import pytest
+from mrhd_nb import training
+sys.path.insert(0, str(Path(__file__).parent))
+import soak
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_what_is_held_is_seen(tmp_path):
+    before = soak.held()
+    kept, files = np.ones(50<<17), [open(tmp_path/str(i), "w") for i in range(3)] # 50 MB
+    now = soak.held()
+    for file in files: file.close()
+    assert now["resident_mb"]-before["resident_mb"] > 40 and now["open_files"]-before["open_files"] == 3 and kept[-1] == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_nothing_grows(tmp_path, monkeypatch):
+    "Training, evaluating and saving on a store: from the second fifth of the steps on, less memory is taken than 20 batches hold"
+    monkeypatch.setattr(training, "train_step", training.train_step) # which the soak replaces
+    config = soak.soak_config(tmp_path, "taskweave_both", 25, {"train": 64, "val": 8, "test": 8})
+    lines = soak.train(tmp_path, config, every=20)
+    assert list(lines.step) == list(range(20, 201, 20)) and (lines.step_ms > 0).all()
+    settled = lines[lines.step > 40]
+    assert settled.open_files.nunique() == 1, lines.to_string()
+    assert settled.resident_mb.max()-settled.resident_mb.iloc[0] < 24 and settled.objects.max() < 1.01*settled.objects.iloc[0], lines.to_string()
+    assert soak.describe(lines).count("\n") == 11
