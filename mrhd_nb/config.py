@@ -9,7 +9,7 @@ __all__ = ['EXPERTS', 'DATA', 'SCHEMA', 'PRESETS', 'RECIPES', 'InputError', 'wri
            'RunConfig', 'to_dict', 'parse_config', 'read_config', 'parse_overrides', 'override', 'run_config', 'preset']
 
 # %% ../nbs/00_config.ipynb #55176355
-import contextlib, dataclasses, hashlib, importlib.resources, json, math, os, types, typing
+import contextlib, dataclasses, hashlib, importlib.resources, json, math, os, re, types, typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterator
@@ -256,6 +256,10 @@ class StreamConfig:
     normalise:bool = True        # rows to unit length
     audio:bool = False           # joined after the endpoints of the video, with endpoints of its own
 
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w+-][\w.+-]*", self.name): raise InputError(f"field 'name': {self.name!r} cannot name a file; use letters, digits and _ . + -")
+        _at_least(self, dim=1)
+
 # %% ../nbs/00_config.ipynb #4191ae8c
 @dataclass(frozen=True)
 class DataConfig:
@@ -289,6 +293,7 @@ class DataConfig:
     def __post_init__(self):
         _one_of(self, dataset=("qvhighlights", "charades", "tvsum", "youtube"))
         _at_least(self, clip_length=1e-6, max_windows=1, holdout=0)
+        _at_least(self, **{name: least for name, least in {"max_clips": 1, "max_tokens": 1, "round_to": 1e-6}.items() if getattr(self, name) is not None})
         if self.holdout >= 1: raise InputError(f"field 'holdout': {self.holdout!r} leaves nothing to train on")
         if not self.streams: raise InputError("field 'streams': empty; a video needs at least one")
 
@@ -336,7 +341,9 @@ def from_dict(
     for name in values:
         if name not in hints: raise InputError(f"{where}: field '{name}': unknown; one of {', '.join(hints)}")
     try: return kind(**{n: _fits(v, hints[n], f"{where}.{n}") for n, v in values.items()})
-    except TypeError: raise InputError(f"{where}: needs {', '.join(f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING)}") from None
+    except TypeError:
+        missing = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
+        raise InputError(f"{where}: field '{missing[0]}': missing"+f"; and {', '.join(missing[1:])}"*(len(missing) > 1)) from None
     except InputError as e: raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #903a1125

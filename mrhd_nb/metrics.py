@@ -298,9 +298,12 @@ def ratings(
     duration = np.array([_duration(annotations, i) for i in range(len(counts))])
     for i in owner[(clip != clips) | (clips < 0) | (CLIP*clips >= duration[owner])]:
         raise InputError(f"{annotations.at(i)}: field 'relevant_clip_ids': not the clips of {duration[i]:g} s, counted from 0")
+    for i in owner[((rated < 0) | (rated > 4)).reshape(len(owner), -1).any(1)]: raise InputError(f"{annotations.at(i)}: field 'saliency_scores': not between 0 and 4")
     length = (duration//CLIP).astype(int)
     np.maximum.at(length, owner, clip+1)
-    matrix = np.zeros((len(counts), length.max(), people))
+    times, matrix = np.zeros((len(counts), length.max()), int), np.zeros((len(counts), length.max(), people))
+    np.add.at(times, (owner, clip), 1)
+    for i in np.flatnonzero((times > 1).any(1)): raise InputError(f"{annotations.at(i)}: field 'relevant_clip_ids': names a clip twice")
     matrix[owner, clip] = rated
     return matrix, length
 

@@ -380,3 +380,20 @@ def test_the_command_packs_checks_and_trains(shared, tmp_path, monkeypatch, caps
     assert main(["pack", "tvsum/XX", "--out", str(tmp_path/"XX")]) == 2 and "XX" in capsys.readouterr().err and not (tmp_path/"XX").exists()
     datasets = [open_split(run_config("tr_detr", "tvsum/BK", overrides={"data.store": store}), "test") for store in ("", out)]
     assert same(*(next(iterate(dataset, 9)) for dataset in datasets)) and isinstance(datasets[1].source, PackedStore)
+
+
+def test_pack_names_a_split_that_is_not_there_and_writes_nowhere_else(tmp_path, capsys):
+    data, _ = folder(tmp_path/"data", "charades")
+    given = json.loads(json.dumps(asdict(data)))
+    def packs(**changes): # status, what was said
+        (tmp_path/"data.json").write_text(json.dumps(given | changes))
+        status = main(["pack", str(tmp_path/"data.json"), "--out", str(tmp_path/"store")])
+        return status, "".join(capsys.readouterr())
+    status, said = packs(streams=[given["streams"][0] | {"name": "../outside"}, *given["streams"][1:]])
+    assert status == 2 and "data.json.streams[0]: field 'name': '../outside' cannot name a file" in said and len(said.splitlines()) == 1
+    for field in ("dim", "files"):
+        status, said = packs(text={k: v for k, v in given["text"].items() if k != field})
+        assert status == 2 and f"data.json.text: field '{field}': missing" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "data.json"]
+    status, said = packs(train="trian.jsonl")
+    assert status == 0 and f"train is left out: no file {tmp_path}/data/trian.jsonl" in said and "val is left out" not in said
