@@ -6,13 +6,14 @@
 __all__ = ['LOST', 'run_of', 'Share', 'take_share', 'spread_rows', 'sum_step', 'Processes', 'join', 'LostProcess', 'launch']
 
 # %% ../nbs/05b_processes.ipynb #c23b2fe2
-import contextlib, logging, os, re, time
+import contextlib, logging, os, re, signal, time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from .batches import Batch, Targets
@@ -185,6 +186,17 @@ def _silent(*names:str)->Iterator[None]:
     finally:
         for l, level in zip(loggers, levels): l.setLevel(level)
 
+@contextlib.contextmanager
+def _own_signals()->Iterator[None]:
+    "The launcher answers signals in its own way, and would go on to: give them back to whoever had them"
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, *(getattr(signal, n) for n in ("SIGHUP", "SIGQUIT") if hasattr(signal, n)))}
+    try: yield
+    except SignalException as e:
+        if e.sigval == signal.SIGINT: raise KeyboardInterrupt from None
+        raise SystemExit(128+e.sigval) from None
+    finally:
+        for s, handler in before.items(): signal.signal(s, handler)
+
 def launch(
     function:Callable[..., Any], # of a module that can be imported
     count:int,
@@ -193,7 +205,7 @@ def launch(
     "Call a function in so many new processes of this machine that find each other by `join`"
     wanted = LaunchConfig(1, 1, count, run_id=str(os.getpid()), rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="127.0.0.1", max_restarts=0)
     try:
-        with _silent("torch.distributed.elastic", "torch.multiprocessing"): elastic_launch(wanted, _start)(function, count, arguments)
+        with _silent("torch.distributed.elastic", "torch.multiprocessing"), _own_signals(): elastic_launch(wanted, _start)(function, count, arguments)
     except ChildFailedError as e:
         rank, failure = e.get_first_failure()
         raise _cause(failure, rank, count) from None
