@@ -247,19 +247,21 @@ def pack_rows(
     if bar is not None: bar.update(len(done))
     with open(paths[0], "ab") as file, open(paths[1], "a") as journal:
         waiting:list[_Item] = []
+        size = 0                                                       # of the rows that wait
         for place, key in enumerate(list(items)[len(done):], len(done)+1):
             state, where = file_state(items[key]), str(items[key][0])
             rows = as_type(prepare_rows(read_stream(stream, items[key], text=text), stream, where), dtype, where)
             file.write(rows.data)
             digest.update(rows.data)
             waiting.append([key, len(rows), state])
+            size += rows.nbytes
             if bar is not None: bar.update()
-            if place < len(items) and row_bytes*sum(n for _, n, _ in waiting) < CHECKPOINT_BYTES: continue
+            if place < len(items) and size < CHECKPOINT_BYTES: continue
             for written, text in ((file, None), (journal, json.dumps({"items": waiting, "sha256": digest.hexdigest()})+"\n")):
                 if text: written.write(text)
                 written.flush()
                 os.fsync(written.fileno())                             # rows are on the disk before the journal says so
-            done, waiting = done+waiting, []
+            done, waiting, size = done+waiting, [], 0
     return done, digest.hexdigest()
 
 # %% ../nbs/03a_store.ipynb #0e3e8276
