@@ -39,8 +39,11 @@ def named_systems(
     systems:dict[str, list[str]] = {}
     for part in given.split(",") if isinstance(given, str) else given:
         if not part.strip(): continue
-        name, mark, file = part.strip().rpartition("=")
-        systems.setdefault(name.strip() if mark else Path(file).stem, []).append(file.strip())
+        name, mark, file = (p.strip() for p in part.rpartition("="))
+        if mark and not name or not file: raise InputError(f"submission '{part.strip()}': expected NAME=FILE, or a file")
+        name = name or Path(file).stem
+        if name in ("random", "every vote known"): raise InputError(f"submission '{part.strip()}': '{name}' is a row of its own, what chance or people get: name the system otherwise")
+        systems.setdefault(name, []).append(file)
     if not systems: raise InputError("no submission is given")
     return systems
 

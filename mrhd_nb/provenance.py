@@ -194,6 +194,8 @@ def read_source(
     values, folder = read_json(path), Path(path).parent
     missing = [n for n in ("kind", "files", "record") if n not in values]
     if missing: raise InputError(f"{path}: field '{missing[0]}': missing; it was not written beside a figure")
+    if not isinstance(values["files"], list) or not all(isinstance(v, str) for v in (*values["files"], values["record"])):
+        raise InputError(f"{path}: fields 'files', 'record': not a list of paths and a text")
     files = [os.path.expandvars(f) if f.startswith("$") else f for f in values["files"]]
     unset = next((f.partition("/")[0] for f in files if f.startswith("$")), None)
     if unset: raise InputError(f"{path}: field 'files': {unset} is not set: it names the folder of the files that this figure is drawn from")
