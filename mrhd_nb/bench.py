@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VIDEOS', 'BATCH', 'REPEATS', 'UNIT', 'UNIT_FLOPS', 'TURNS', 'QUERIES', 'TRAIN_QUERIES', 'PARTS', 'time_in_turns',
            'spread', 'plain_records', 'write_released', 'read_released', 'bench_loader', 'full_batch', 'Job',
-           'paper_jobs', 'make_task', 'unit_task', 'peak_memory', 'describe', 'time_jobs', 'bench_model', 'model_lines',
-           'bench_evaluator', 'hardware', 'loader_lines', 'shares', 'evaluator_lines', 'share_lines', 'bench',
-           'bench_lines']
+           'paper_jobs', 'make_task', 'unit_task', 'peak_memory', 'describe', 'time_jobs', 'growth_jobs', 'bench_model',
+           'model_lines', 'bench_evaluator', 'hardware', 'loader_lines', 'shares', 'evaluator_lines', 'share_lines',
+           'bench', 'bench_lines']
 
 # %% ../nbs/21a_bench.ipynb #0ba1720e
 import ctypes, os, platform, re, statistics, tempfile, time
@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from . import __version__
 from .annotations import Record, write_annotations
 from .batches import Batch, MomentDataset, Targets, iterate
-from .config import DataConfig, InputError, RunConfig, StreamConfig, data_config, generator, preset, rng
+from .config import DataConfig, InputError, RunConfig, StreamConfig, data_config, generator, override, preset, rng
 from .costs import done_flops, needed_flops
 from .features import normalise_rows, tef
 from .inference import write_submission
@@ -52,7 +52,7 @@ def spread(values:Sequence[float], digits:int=3)->dict[str, float]:
     named = {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
     return {name: float(f"{value:.{digits}g}") for name, value in named.items()}
 
-# %% ../nbs/21a_bench.ipynb #c602daf4
+# %% ../nbs/21a_bench.ipynb #68d58780
 def plain_records(count:int, clips:int=75)->list[Record]:
     "Records in QVHighlights' form, one query per video, ten clips of each rated"
     draw, records = rng(0, "bench"), []
@@ -122,16 +122,16 @@ def _readers(root:Path)->tuple[dict[str, Callable[[], Any]], int]: # name -> one
 
 # %% ../nbs/21a_bench.ipynb #6e2d1142
 def bench_loader()->dict[str, Any]:
-    "Samples per second of every way of reading, and how many times faster the store is than the files"
+    "Samples per second of CPU of every way of reading, and how many times faster the store is than the files"
     with tempfile.TemporaryDirectory() as folder:
         tasks, samples = _readers(Path(folder))
-        seconds = time_in_turns(tasks, REPEATS)
+        seconds = time_in_turns(tasks, REPEATS, time.process_time)
     files, stores = ([name for name in tasks if name.startswith(kind)] for kind in ("files", "store"))
     return {"videos": VIDEOS, "clips": 75, "channels": 2816, "batch": BATCH, "repeats": REPEATS, "page_cache": "warm",
             "samples_per_s": {name: spread([samples/s for s in seconds[name]]) for name in tasks},
             "times_faster": {store: {file: spread([f/s for f, s in zip(seconds[file], seconds[store])]) for file in files} for store in stores}}
 
-# %% ../nbs/21a_bench.ipynb #2adb3ae0
+# %% ../nbs/21a_bench.ipynb #56550c9b
 def full_batch(
     config:RunConfig,
     batch:int,
@@ -148,7 +148,7 @@ def full_batch(
     masks = [torch.ones(x.shape[:2], dtype=torch.bool) for x in rows]
     return Batch(rows[0], masks[0], rows[1], masks[1], targets, (), config.data.clip_length)
 
-# %% ../nbs/21a_bench.ipynb #a5777456
+# %% ../nbs/21a_bench.ipynb #037790f7
 @dataclass(frozen=True)
 class Job:
     "One kind of work that a model does"
@@ -174,7 +174,7 @@ def paper_jobs(
             for feedback in (False, True) for dtype in ("float32", "bfloat16")]
     return [job for job in jobs if job.feedback or job.phase == "before"]
 
-# %% ../nbs/21a_bench.ipynb #1901e03e
+# %% ../nbs/21a_bench.ipynb #77887367
 def make_task(
     job:Job,
     state:State, # of the job's configuration
@@ -191,7 +191,7 @@ def make_task(
         (train if job.kind == "train" else answer)()
     return task
 
-# %% ../nbs/21a_bench.ipynb #a2cd4f29
+# %% ../nbs/21a_bench.ipynb #7f6a5c4c
 UNIT = (2400, 256, 1024) # (m, k, n) of the product that is the unit
 UNIT_FLOPS = 2*UNIT[0]*UNIT[1]*UNIT[2]
 
@@ -201,7 +201,7 @@ def unit_task()->Callable[[], Any]:
     a, b = torch.randn(m, k, generator=generator(0, "unit", "a")), torch.randn(k, n, generator=generator(0, "unit", "b"))
     return lambda: a@b
 
-# %% ../nbs/21a_bench.ipynb #96a28a2a
+# %% ../nbs/21a_bench.ipynb #77f78605
 def peak_memory(task:Callable[[], Any])->int|None: # bytes; None where the system does not say
     "Run a task; the most memory that the whole process held meanwhile"
     try:
@@ -211,7 +211,7 @@ def peak_memory(task:Callable[[], Any])->int|None: # bytes; None where the syste
         return 1024*int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
     except (OSError, AttributeError, TypeError): return task()
 
-# %% ../nbs/21a_bench.ipynb #7b7c67fd
+# %% ../nbs/21a_bench.ipynb #9543cbee
 def describe(job:Job, seconds:Sequence[float], unit:float, done:int, peak:int|None)->dict[str, Any]:
     "A row of the report"
     needed, middle = needed_flops(job.config.model, job.clips, job.tokens, feedback=job.feedback, training=job.kind == "train"), statistics.median(seconds)
@@ -236,7 +236,16 @@ def time_jobs(
     unit_s = statistics.median(s for job in jobs for name in ("unit", "again") for s in seconds[name, job])
     return {"unit_s": unit_s, "rows": [describe(job, seconds[job], unit_s, done[job], peak[job]) for job in jobs]}
 
-# %% ../nbs/21a_bench.ipynb #101c3a59
+# %% ../nbs/21a_bench.ipynb #7d97ad9a
+def growth_jobs(
+    job:Job,
+    sizes:dict[str, Sequence[int]], # batch, clips, tokens or width -> its values
+)->dict[str, list[Job]]: # the same names -> one job per value
+    "The same work at other sizes, one varied at a time; the feed-forward parts are four times as wide as the rest"
+    wide = lambda width: replace(job, config=override(job.config, {"model.width": width, "model.ffn": 4*width}))
+    return {name: [wide(v) if name == "width" else replace(job, **{name: v}) for v in values] for name, values in sizes.items()}
+
+# %% ../nbs/21a_bench.ipynb #a35a8295
 TURNS = 4
 
 def bench_model()->dict[str, Any]: # unit_s, rows
@@ -257,7 +266,7 @@ def model_lines(result:dict[str, Any])->list[str]:
             lines.append(f"needed, {r['preset']} {r['kind']} {r['phase']}: {parts} GFLOP")
     return lines
 
-# %% ../nbs/21a_bench.ipynb #c1d5364f
+# %% ../nbs/21a_bench.ipynb #8dbf7b80
 QUERIES = 1550
 
 def bench_evaluator()->dict[str, Any]:
@@ -286,10 +295,10 @@ def loader_lines(loader:dict[str, Any])->list[str]:
     lines = [f"{loader['videos']} videos x {loader['clips']} clips x {loader['channels']} channels, batches of {loader['batch']}, {loader['page_cache']} page cache, median of {loader['repeats']}"]
     for name, rate in loader["samples_per_s"].items():
         ratios = [f"{r['median']:.1f} x {file}" for file, r in loader["times_faster"].get(name, {}).items()]
-        lines.append(f"{name:<28} {rate['median']:8.0f} samples/s (best {rate['highest']:.0f})" + (f"   {', '.join(ratios)}" if ratios else ""))
+        lines.append(f"{name:<28} {rate['median']:8.0f} samples/s of CPU (best {rate['highest']:.0f})" + (f"   {', '.join(ratios)}" if ratios else ""))
     return lines
 
-# %% ../nbs/21a_bench.ipynb #0c1dd7bb
+# %% ../nbs/21a_bench.ipynb #2b9cc5df
 TRAIN_QUERIES = 7218 # of QVHighlights' training split
 
 def shares(result:dict[str, Any])->dict[str, Any]: # empty without rows
@@ -304,7 +313,7 @@ def shares(result:dict[str, Any])->dict[str, Any]: # empty without rows
         found["evaluator_of_epoch"] = {name: seconds/(step*TRAIN_QUERIES/BATCH) for name, step in steps.items()}
     return found
 
-# %% ../nbs/21a_bench.ipynb #0bdfbea7
+# %% ../nbs/21a_bench.ipynb #845aac17
 def evaluator_lines(evaluator:dict[str, Any])->list[str]:
     "The evaluator's figures as text"
     return [f"evaluation of {evaluator['queries']} queries: {evaluator['seconds']['median']:.2f} s of CPU, median of {evaluator['repeats']}"]

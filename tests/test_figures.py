@@ -11,7 +11,7 @@ from mrhd_nb.experiments import run_notebook
 from mrhd_nb.leaderboard import HEADLINES, LENGTHS, pairings, published_rows, reproduced, resolution, score_systems, standings
 from mrhd_nb.ledger import read_ledger
 from mrhd_nb.statistics import ceilings, random_answers, true_answers
-import mrhd_nb.protocol_figures # makes its kind of figure known
+import mrhd_nb.bench_figures, mrhd_nb.protocol_figures # make their kinds of figures known
 from mrhd_nb.provenance import check_figure, deviation, publish, read_source
 
 FIGURES = Path(__file__).resolve().parent.parent/"figures"
@@ -140,3 +140,11 @@ def test_errors_notebook_at_smoke_size(tmp_path):
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 3
     moved = publish(tmp_path/"out"/"fig_gallery.json", tmp_path/"figures")
     assert deviation(moved) < TOLERANCE and sorted(p.name for p in (tmp_path/"figures"/"submissions").iterdir()) == ["annotations.jsonl", "chance.jsonl", "constant.jsonl", "trained.jsonl"]
+
+
+def test_bench_notebook_runs_at_smoke_size(tmp_path):
+    "It measures, and draws what was measured before without measuring"
+    run_notebook("bench", tmp_path/"out")
+    measured = read_json(tmp_path/"out/measured.json")
+    assert {row["kind"] for row in measured["rows"]} == {"train", "inference"} and {row["factor"] for row in measured["growth"]} == {"batch", "clips", "tokens", "width"}
+    assert check_figure(tmp_path/"out/bench").min() > 0 and deviation(tmp_path/"out/bench.json") < TOLERANCE

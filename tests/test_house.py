@@ -11,7 +11,7 @@ NBS, PACKAGE = ROOT/"nbs", ROOT/"mrhd_nb"
 CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, IMAGE_BYTES = 15, 60, 60, 500, 60_000
 EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
 # What only some modules may import or call
-PLACES = {"matplotlib": {"figures", "protocol_figures", "charts"}, "seaborn": {"figures"}, "papermill": {"experiments", "cli"},
+PLACES = {"matplotlib": {"bench_figures", "figures", "protocol_figures", "charts"}, "seaborn": {"figures"}, "papermill": {"experiments", "cli"},
           "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
 SEEDERS = {"config", "models", "training"} # named generators; first weights, in a fork; dropout
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "normal", "bernoulli", "rand_like", "randn_like",
