@@ -134,7 +134,7 @@ def test_feature_file_that_changes_during_the_run(files, tmp_path, monkeypatch):
 def test_annotations_that_changed_before_the_run_went_on(files, tmp_path):
     config, out = of_files(files), tmp_path/"run"
     class Stop(Exception): pass
-    def stop(*_): raise Stop
+    def stop(*_, **options): raise Stop
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "score", stop)
         with pytest.raises(Stop): train(config, out, progress=False)
