@@ -220,10 +220,11 @@ def pack_command(arguments:argparse.Namespace)->None:
     from mrhd_nb.config import InputError, data_config, data_path
     from mrhd_nb.store import pack, read_manifest, verify
     if arguments.source:
-        manifest = pack(data := data_config(arguments.source), arguments.out, dtype=arguments.dtype, progress=sys.stderr.isatty())
-        named = {split: data_path(data, name) for split in ("train", "val", "test") if (name := getattr(data, split))}
-        for split, path in named.items():
-            if not path.is_file(): print(f"{split} is left out: no file {path}")
+        data = data_config(arguments.source)
+        manifest = pack(data, arguments.out, dtype=arguments.dtype, progress=sys.stderr.isatty())
+        for split in ("train", "val", "test"):
+            name = getattr(data, split)
+            if name and not data_path(data, name).is_file(): print(f"{split} is left out: no file {data_path(data, name)}")
     elif arguments.verify: manifest = read_manifest(arguments.out)
     else: raise InputError("pack: name the data set to pack, or check a store with --verify")
     if arguments.verify: print(f"{verify(arguments.out)} bytes are those that were packed")
