@@ -143,21 +143,27 @@ def clip_count(
     return min(lengths) if data.max_clips is None else min(*lengths, data.max_clips)
 
 # %% ../nbs/03_features.ipynb #521b2e35
-def lay_out(
-    clips:Sequence[int],                    # Lc of each video
-    data:DataConfig,
-    fill:Callable[[int, np.ndarray], None], # writes the i-th stream into its channels (B, L, dim), with zeros behind each video's last clip
-)->np.ndarray: # (B, L, Dv) float32
-    "Streams and endpoints of some videos in a model's order of channels"
-    joined, at = np.empty((len(clips), max(clips), data.video_dim), np.float32), 0
+def _places(data:DataConfig)->list[tuple[int|None, slice]]: # index of the stream, or None for endpoints; its channels
+    "What a model's channels hold, in their order"
+    places, at = [], 0
     for audio in (False, True):
-        streams = [i for i, stream in enumerate(data.streams) if stream.audio == audio]
-        for i in streams:
-            fill(i, joined[..., at:(at := at+data.streams[i].dim)])
-        if data.tef and (streams or not audio):
-            ends = joined[..., at:(at := at+2)]
-            ends[:] = 0
-            for n in set(clips): ends[[c == n for c in clips], :n] = tef(n)
+        kinds = [(i, stream.dim) for i, stream in enumerate(data.streams) if stream.audio == audio]
+        if data.tef and (kinds or not audio): kinds.append((None, 2))
+        for i, dim in kinds: places.append((i, slice(at, (at := at+dim))))
+    return places
+
+def lay_out(
+    clips:Sequence[int],                         # Lc of each video
+    data:DataConfig,
+    fill:Callable[[int, int, np.ndarray], None], # writes the i-th stream of the b-th video into its channels (Lc, dim)
+)->np.ndarray: # (B, L, Dv) float32, 0 behind each video's last clip
+    "Streams and endpoints of some videos in a model's order of channels"
+    joined, places, ends = np.empty((len(clips), max(clips), data.video_dim), np.float32), _places(data), {n: tef(n) for n in set(clips)}
+    for b, (video, n) in enumerate(zip(joined, clips)):
+        video[n:] = 0
+        for i, channels in places:
+            if i is None: video[:n, channels] = ends[n]
+            else: fill(i, b, video[:n, channels])
     return joined
 
 # %% ../nbs/03_features.ipynb #5af72b2a
@@ -171,7 +177,7 @@ def assemble(
     clips = clip_count([len(rows) for rows in streams], data)
     ready = [prepare_rows(rows[:clips], s, f"{where}: stream '{s.name}'") for rows, s in zip(streams, data.streams)]
 
-    def fill(i:int, channels:np.ndarray)->None: channels[0] = ready[i]
+    def fill(i:int, _:int, channels:np.ndarray)->None: channels[:] = ready[i]
 
     return lay_out([clips], data, fill)[0]
 
