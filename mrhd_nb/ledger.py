@@ -10,11 +10,14 @@ __all__ = ['TEST_SPLITS', 'FIELDS', 'split_digest', 'test_split', 'ledger_path',
 import datetime, hashlib, json, os, re, subprocess
 from collections.abc import Iterable
 from pathlib import Path
-import pandas as pd
+from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 from . import __version__
 from .config import DataConfig, InputError, data_path
 from .metrics import Source, read_lines
+
+# %% ../nbs/15b_ledger.ipynb #ab26c51b
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/15b_ledger.ipynb #f43d62e7
 def split_digest(
@@ -132,8 +135,9 @@ def record_run(
 # %% ../nbs/15b_ledger.ipynb #143771e1
 def ledger_table(
     path:str|Path, # a ledger
-)->pd.DataFrame: # a row per scoring: time, split, look, run, note, file, and the metrics
+)->"pd.DataFrame": # a row per scoring: time, split, look, run, note, file, and the metrics
     "A ledger as a table; `look` counts the different submissions of a split"
+    import pandas as pd
     lines = read_ledger(path)
     rows, seen = [], {}
     for line in lines:

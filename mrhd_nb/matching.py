@@ -7,7 +7,6 @@ __all__ = ['match_costs', 'match']
 
 # %% ../nbs/12_matching.ipynb #9e30757c
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from .batches import Targets
 from .config import LossConfig
@@ -31,6 +30,7 @@ def _assign(
     sample:int,
 )->tuple[Tensor, Tensor]: # queries and their windows, ascending by query
     "The cheapest one-to-one assignment of one sample"
+    from scipy.optimize import linear_sum_assignment # here, since most who import this module never match
     if not cost.isfinite().all():
         raise ValueError(f"matching: sample {sample} of the batch has logits or spans that are not finite numbers")
     return tuple(torch.as_tensor(i, dtype=torch.long) for i in linear_sum_assignment(cost.numpy()))

@@ -11,17 +11,19 @@ __all__ = ['Source', 'BUCKETS', 'THRESHOLDS', 'TOP', 'LEVELS', 'CLIP', 'BRIEF', 
            'per_query_youtube', 'evaluate_tvsum', 'evaluate_youtube', 'evaluate']
 
 # %% ../nbs/15_metrics.ipynb #ea35d904
-import contextlib, gc, json
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 import numpy as np
-import pandas as pd
-from .annotations import Record, as_json
+from .annotations import Record, as_json, uncollected
 from .config import InputError, decode_json
+
+# %% ../nbs/15_metrics.ipynb #9d87bacc
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/15_metrics.ipynb #45d758e6
 Source = str|Path|Sequence[dict|Record] # a JSON-lines file, or its parsed lines
@@ -41,22 +43,12 @@ class Lines:
         "Does the first line carry this field? It decides what is scored, as in the official evaluator"
         return self.values[0].get(field) is not None
 
-# %% ../nbs/15_metrics.ipynb #4c36928f
-@contextlib.contextmanager
-def _uncollected()->Iterator[None]:
-    "Parsing makes lists that all stay; the cycle collector, searching the whole heap for them, takes longer than the parser"
-    on = gc.isenabled()
-    gc.disable()
-    try: yield
-    finally:
-        if on: gc.enable()
-
 # %% ../nbs/15_metrics.ipynb #153d7481
 def _parse(path:str|Path)->tuple[list, list[int]]: # values, line numbers
     "Parse the lines of a file that are not blank"
     values, numbers = [], []
     try:
-        with open(path, encoding="utf-8") as file, _uncollected():
+        with open(path, encoding="utf-8") as file, uncollected():
             for number, line in enumerate(file, 1):
                 if not line.isspace(): values.append(decode_json(line)); numbers.append(number)
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
@@ -333,7 +325,7 @@ def highlight_columns(
 def per_query_qvhighlights(
     submission:Source,
     annotations:Source,
-)->pd.DataFrame: # one row per query in the order of the annotations, index qid; fractions, NaN where a query does not count
+)->"pd.DataFrame": # one row per query in the order of the annotations, index qid; fractions, NaN where a query does not count
     "Every metric of QVHighlights for each query; the metric of the whole is the column's mean"
     given, truth = pair(submission, annotations)
     columns:dict[str, np.ndarray] = {}
@@ -342,16 +334,17 @@ def per_query_qvhighlights(
     return _frame(columns, given, truth)
 
 # %% ../nbs/15_metrics.ipynb #0bfd8b28
-def _frame(columns:dict[str, np.ndarray], given:Lines, truth:Lines)->pd.DataFrame:
+def _frame(columns:dict[str, np.ndarray], given:Lines, truth:Lines)->"pd.DataFrame":
     "Columns as a table over qids"
     if not columns: raise InputError(f"{given.at(0)}: holds nothing that {truth.name} can score: fields 'pred_relevant_windows', 'pred_saliency_scores'")
+    import pandas as pd
     return pd.DataFrame(columns, index=pd.Index([v["qid"] for v in truth.values], name="qid"))
 
 # %% ../nbs/15_metrics.ipynb #2c3ef666
 BRIEF = ("MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP", "MR-full-mAP@0.5", "MR-full-mAP@0.75", "MR-long-mAP", "MR-middle-mAP",
          "MR-short-mAP", *(f"HL-min-{name}-{kind}" for name in LEVELS for kind in ("mAP", "Hit1")))
 
-def percent(table:pd.DataFrame)->dict[str, float]: # column -> percent, two decimals
+def percent(table:"pd.DataFrame")->dict[str, float]: # column -> percent, two decimals
     "The mean of each column over the queries that count, as it is printed"
     return {name: float(f"{100*np.nan_to_num(mean):.2f}") for name, mean in table.mean().items()}
 
@@ -364,7 +357,7 @@ def _moment_block(means:dict[str, float], bucket:str)->dict[str, dict[str, float
             "MR-R1": {k.removeprefix(recall): v for k, v in means.items() if k.startswith(recall)}}
 
 # %% ../nbs/15_metrics.ipynb #59f2bcbe
-def report_qvhighlights(table:pd.DataFrame)->dict[str, dict]:
+def report_qvhighlights(table:"pd.DataFrame")->dict[str, dict]:
     "The official evaluator's report from a table of `per_query_qvhighlights`"
     means = percent(table)
     report:dict[str, dict] = {"brief": {k: means[k] for k in BRIEF if k in means}}
@@ -384,7 +377,7 @@ def evaluate_qvhighlights(
 # %% ../nbs/15_metrics.ipynb #41b29fdc
 CHARADES_RECALLS = np.r_[.3, .4, THRESHOLDS] # θ of R1
 
-def per_query_charades(submission:Source, annotations:Source)->pd.DataFrame:
+def per_query_charades(submission:Source, annotations:Source)->"pd.DataFrame":
     "Moment-retrieval scores of each query over one range of lengths"
     given, truth = pair(submission, annotations)
     return _frame(moment_columns(given, truth, {"full": BUCKETS["full"]}, CHARADES_RECALLS), given, truth)
@@ -422,7 +415,7 @@ def _labelled(given:Lines, truth:Lines)->list[tuple[np.ndarray, np.ndarray]]: # 
     return pairs
 
 # %% ../nbs/15_metrics.ipynb #213d1406
-def _domains(ap:list[float], truth:Lines)->pd.DataFrame:
+def _domains(ap:list[float], truth:Lines)->"pd.DataFrame":
     "A table of videos with their domains"
     for i, value in enumerate(truth.values):
         if not isinstance(value.get("domain"), str): raise InputError(f"{truth.at(i)}: field 'domain': missing, or not a text")
@@ -449,19 +442,19 @@ def youtube_ap(
     return trapezoid_ap((label > 0)[orders,0], np.full(len(orders), (label > 0).sum()))
 
 # %% ../nbs/15_metrics.ipynb #31a371a7
-def per_query_tvsum(submission:Source, annotations:Source)->pd.DataFrame: # columns domain, mAP (a fraction)
+def per_query_tvsum(submission:Source, annotations:Source)->"pd.DataFrame": # columns domain, mAP (a fraction)
     "Top-5 mAP of each video, mean over the annotators"
     given, truth = pair(submission, annotations)
     return _domains([tvsum_ap(order[None], label)[0] for order, label in _labelled(given, truth)], truth)
 
 # %% ../nbs/15_metrics.ipynb #e49edc85
-def per_query_youtube(submission:Source, annotations:Source)->pd.DataFrame: # columns domain, mAP (a fraction)
+def per_query_youtube(submission:Source, annotations:Source)->"pd.DataFrame": # columns domain, mAP (a fraction)
     "Average precision of each video over its whole ranking"
     given, truth = pair(submission, annotations)
     return _domains([youtube_ap(order[None], label)[0] for order, label in _labelled(given, truth)], truth)
 
 # %% ../nbs/15_metrics.ipynb #ec62cb0f
-def _report_domains(table:pd.DataFrame)->dict[str, dict[str, float]]:
+def _report_domains(table:"pd.DataFrame")->dict[str, dict[str, float]]:
     "The mean over domains and each domain's mean over its videos, fractions with five decimals"
     means = table.groupby("domain", sort=True)["mAP"].mean()
     return {"brief": {"mAP": round(float(means.mean()), 5)}, "domains": {k: round(float(v), 5) for k, v in means.items()}}

@@ -13,9 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from .batches import Batch, Targets
 from .config import InputError
 
@@ -169,7 +166,7 @@ def _start(function:Callable[..., Any], count:int, arguments:tuple)->None:
     torch.set_num_threads(max(1, torch.get_num_threads()//count))
     function(*arguments)
 
-def _cause(failure:ProcessFailure, rank:int, count:int)->Exception:
+def _cause(failure:Any, rank:int, count:int)->Exception:
     "What a dead process died of"
     said = failure.message["message"] if isinstance(failure.message, dict) else ""
     if said.startswith("InputError: "): return InputError(said.removeprefix("InputError: "))
@@ -189,6 +186,7 @@ def _silent(*names:str)->Iterator[None]:
 @contextlib.contextmanager
 def _own_signals()->Iterator[None]:
     "The launcher answers signals in its own way, and would go on to: give them back to whoever had them"
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, *(getattr(signal, n) for n in ("SIGHUP", "SIGQUIT") if hasattr(signal, n)))}
     try: yield
     except SignalException as e:
@@ -203,6 +201,8 @@ def launch(
     *arguments:Any,
 )->None:
     "Call a function in so many new processes of this machine that find each other by `join`"
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     wanted = LaunchConfig(1, 1, count, run_id=str(os.getpid()), rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="127.0.0.1", max_restarts=0)
     try:
         with _silent("torch.distributed.elastic", "torch.multiprocessing"), _own_signals(): elastic_launch(wanted, _start)(function, count, arguments)

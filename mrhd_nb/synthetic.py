@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
-from scipy.signal import lfilter
-from scipy.stats import norm, rankdata
 from .annotations import Record, write_annotations
 from .config import InputError, rng
 from .features import normalise_rows
@@ -115,8 +113,6 @@ def draw_windows(
     return np.stack([starts, starts+lengths], 1)
 
 # %% ../nbs/04_synthetic.ipynb #690e6d21
-_GRADES = norm.ppf((.033, .106, .291, .597)) # where a standard normal value is cut
-
 def autocorrelated(
     clips:int,
     width:int,
@@ -124,6 +120,7 @@ def autocorrelated(
     generator:np.random.Generator,
 )->np.ndarray: # (clips, width), standard normal
     "A stationary autoregressive process of order one in each column"
+    from scipy.signal import lfilter
     steps = generator.normal(size=(clips, width))
     steps[1:] *= (1-memory**2)**.5
     return lfilter([1.], [1., -memory], steps, axis=0)
@@ -134,8 +131,9 @@ def draw_saliency(
     generator:np.random.Generator,
 )->np.ndarray: # (clips, 3) integers 0..4
     "Grades of three annotators for each clip: shared quality, a leaning and a noise of their own"
+    from scipy.special import ndtri
     value = .4**.5*autocorrelated(clips, 1, .8, generator) + .2**.5*generator.normal(size=3) + .4**.5*autocorrelated(clips, 3, .3, generator)
-    return np.searchsorted(_GRADES, value)
+    return np.searchsorted(ndtri((.033, .106, .291, .597)), value)    # where a standard normal value is cut
 
 # %% ../nbs/04_synthetic.ipynb #e0aea835
 def _draw_record(qid:int, vid:str, clips:int, windows:np.ndarray, generator:np.random.Generator)->Record:
@@ -379,6 +377,7 @@ def auc(
     score:np.ndarray,  # (n,)
 )->float:
     "The share of (inside, outside) pairs in the right order, ties counted half"
+    from scipy.stats import rankdata
     positive = inside.sum()
     return float((rankdata(score)[inside].sum()-positive*(positive+1)/2)/(positive*(inside.size-positive)))
 
