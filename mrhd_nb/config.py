@@ -12,10 +12,12 @@ __all__ = ['EXPERTS', 'DATA', 'SCHEMA', 'PRESETS', 'RECIPES', 'InputError', 'wri
 import contextlib, dataclasses, hashlib, importlib.resources, json, math, os, re, types, typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, TYPE_CHECKING
 import numpy as np
-import torch
 import yaml
+
+# %% ../nbs/00_config.ipynb #90e58880
+if TYPE_CHECKING: import torch
 
 # %% ../nbs/00_config.ipynb #73a32d20
 class InputError(ValueError):
@@ -76,8 +78,9 @@ def derive_seed(
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 # %% ../nbs/00_config.ipynb #8ae43d74
-def generator(seed:int, *names:Any)->torch.Generator:
+def generator(seed:int, *names:Any)->"torch.Generator":
     "A torch generator of its own for a named purpose"
+    import torch
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 # %% ../nbs/00_config.ipynb #7b05f4dd
