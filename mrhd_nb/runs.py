@@ -67,10 +67,10 @@ def prepare_folder(
 # %% ../nbs/17a_runs.ipynb #19cbfbbf
 def data_hash(dataset:MomentDataset)->dict[str, str]:
     "SHA-256 of the records as JSON, and of the first record's clips and tokens"
-    lines = "\n".join(json.dumps(as_json(r), sort_keys=True) for r in dataset.records)
-    first = dataset.records[0]
+    encode, lines, first = json.JSONEncoder(sort_keys=True).encode, hashlib.sha256(), dataset.records[0]
+    for i, record in enumerate(dataset.records): lines.update(("\n"*(i > 0)+encode(as_json(record))).encode())
     arrays = dataset.source.video(first).tobytes() + dataset.source.tokens(first).tobytes()
-    return {"records": hashlib.sha256(lines.encode()).hexdigest(), "first_sample": hashlib.sha256(arrays).hexdigest()}
+    return {"records": lines.hexdigest(), "first_sample": hashlib.sha256(arrays).hexdigest()}
 
 # %% ../nbs/17a_runs.ipynb #e880dc4c
 def environment(device:str|torch.device, processes:int=1, **datasets:MomentDataset)->dict[str, Any]:
