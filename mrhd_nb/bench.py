@@ -10,7 +10,7 @@ __all__ = ['VIDEOS', 'BATCH', 'REPEATS', 'UNIT', 'UNIT_FLOPS', 'TURNS', 'QUERIES
            'bench', 'bench_lines']
 
 # %% ../nbs/21a_bench.ipynb #0ba1720e
-import ctypes, os, platform, re, statistics, tempfile, time
+import ctypes, os, re, statistics, tempfile, time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from . import __version__
 from .annotations import Record, write_annotations
 from .batches import Batch, MomentDataset, Targets, iterate
 from .config import DataConfig, InputError, RunConfig, StreamConfig, data_config, generator, override, preset, rng
@@ -28,6 +27,7 @@ from .costs import done_flops, needed_flops
 from .features import normalise_rows, tef
 from .inference import write_submission
 from .metrics import evaluate
+from .runs import processor, versions
 from .store import PackedStore, pack
 from .training import State, new_state, train_step
 
@@ -284,10 +284,7 @@ def bench_evaluator()->dict[str, Any]:
 # %% ../nbs/21a_bench.ipynb #cea27f92
 def hardware()->dict[str, Any]:
     "What the numbers were measured on"
-    try: names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError: names = []
-    return {"processor": names[0] if names else platform.processor() or platform.machine(), "processors": os.cpu_count(), "threads": torch.get_num_threads(),
-            "platform": platform.platform(), "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "mrhd_nb": __version__}
+    return {"processor": processor(), "processors": os.cpu_count()} | versions()
 
 # %% ../nbs/21a_bench.ipynb #abe77f13
 def loader_lines(loader:dict[str, Any])->list[str]:
