@@ -97,6 +97,7 @@ def _histories(files:Sequence[Path])->dict[str, list[dict]]:
     names = [path.parent.name if path.name == "history.jsonl" else path.stem for path in files]
     return {name if names.count(name) == 1 else str(path): read_history(path) for name, path in zip(names, files)}
 
+# %% ../nbs/20a_provenance.ipynb #9089fc18
 @dataclass(frozen=True)
 class Kind:
     "How one kind of figure is made"
@@ -104,12 +105,14 @@ class Kind:
     table:Callable    # files, record -> table
     draw:Callable     # table -> matplotlib figure
     module:str = "mrhd_nb.provenance" # whose import makes the kind known
-    command:Callable|None = None # files, record, folder -> the command that draws it; None: a notebook `fig_KIND` that takes runs
+    command:Callable|None = None # files, record, folder -> the command that draws it; None: its notebook's
+    notebook:str = ""            # takes runs, and draws a figure of its own name; any other figure is drawn again from its source
+    stamp:Callable|None = None   # files -> what is said above its metrics; None: nothing
 
-KINDS = {"attention": Kind("last.safetensors", _attention, draw_attention),
-         "masks": Kind("last.safetensors", _masks, draw_masks),
-         "weights": Kind("history.jsonl", lambda files, _: weights_table(_histories(files)), draw_weights),
-         "curves": Kind("history.jsonl", lambda files, _: curves_table(_histories(files)), draw_curves)}
+KINDS = {"attention": Kind("last.safetensors", _attention, draw_attention, notebook="fig_attention"),
+         "masks": Kind("last.safetensors", _masks, draw_masks, notebook="fig_masks"),
+         "weights": Kind("history.jsonl", lambda files, _: weights_table(_histories(files)), draw_weights, notebook="fig_weights"),
+         "curves": Kind("history.jsonl", lambda files, _: curves_table(_histories(files)), draw_curves, stamp=selection)}
 
 # %% ../nbs/20a_provenance.ipynb #b64aa4aa
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Source:
     "What a figure is computed from"
     kind:str              # one of KINDS
     files:tuple[str, ...] # run folders, checkpoints or histories
-    record:str = ""       # qid in the reported split; of a comparison its data set and systems; of curves their stamp
+    record:str = ""       # qid in the reported split; of a comparison its data set and systems; of a kind with a stamp that stamp
 
     def __post_init__(self):
         if self.kind not in KINDS: raise InputError(f"figure '{self.kind}': unknown; one of {', '.join(KINDS)}")
@@ -131,6 +134,11 @@ class Source:
             if not path.is_file(): raise InputError(f"{path}: no such file; figure '{self.kind}' needs {inside} of a run")
         return found
 
+    def stamped(self)->str:
+        "Its record; without one, what its kind says of its files"
+        say = KINDS[self.kind].stamp
+        return self.record or (say(self.paths()) if say else "")
+
 # %% ../nbs/20a_provenance.ipynb #2f68e4d6
 def compute(source:Source)->pd.DataFrame:
     "A figure's table from its files"
@@ -143,8 +151,9 @@ def draw(
     table:pd.DataFrame, # as `compute` makes it
 )->Any: # a matplotlib figure
     "A figure from its table"
-    figure = KINDS[source.kind].draw(table)
-    if source.kind == "curves": stamp(figure, source.record or selection(source.paths()))
+    kind = KINDS[source.kind]
+    figure = kind.draw(table)
+    if kind.stamp: stamp(figure, source.stamped())
     return figure
 
 # %% ../nbs/20a_provenance.ipynb #f3a7d07c
@@ -155,9 +164,9 @@ def figure_command(
     stem:str,            # of the figure
 )->str:
     "The command that draws a figure from its files"
-    folder, name = os.path.split(stem)
-    if KINDS[kind].command: return KINDS[kind].command(files, record, folder or ".")
-    if kind == "curves" or name != f"fig_{kind}": return f"python -c \"from {KINDS[kind].module} import redraw; redraw('{stem}.json')\""
+    (folder, name), made = os.path.split(stem), KINDS[kind]
+    if made.command: return made.command(files, record, folder or ".")
+    if name != made.notebook: return f"python -c \"from {made.module} import redraw; redraw('{stem}.json')\""
     which = f" -p record {record}" if record else ""
     return f"papermill nbs/experiments/{name}.ipynb out.ipynb -p runs {','.join(files)}{which} -p out {folder or '.'}"
 
@@ -269,8 +278,7 @@ def publish(
         if file.resolve() != files[-1].resolve(): shutil.copy(file, files[-1])
     for drawn in (path.with_suffix(s) for s in (".png", ".pdf", ".csv")):
         if drawn.parent.resolve() != folder.resolve(): shutil.copy(drawn, folder)
-    record = source.record or (selection(source.paths()) if source.kind == "curves" else "")
-    return write_source(Source(source.kind, tuple(map(str, files)), record), folder/path.stem, folder.absolute().parent)
+    return write_source(Source(source.kind, tuple(map(str, files)), source.stamped()), folder/path.stem, folder.absolute().parent)
 
 # %% ../nbs/20a_provenance.ipynb #dd64f0b9
 def figure_table(
