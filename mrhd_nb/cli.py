@@ -48,6 +48,7 @@ def _say(message:str, status:int)->int:
 # %% ../nbs/22_cli.ipynb #8421f08b
 def train_command(arguments:argparse.Namespace)->None:
     "Train one run through its notebook"
+    from torch.distributed import is_torchelastic_launched
     from mrhd_nb.config import InputError, read_json
     from mrhd_nb.experiments import experiment_config, results_table, run_notebook
     from mrhd_nb.training import pin_init, train
@@ -60,9 +61,10 @@ def train_command(arguments:argparse.Namespace)->None:
     if arguments.init: changes += [f"training.init={json.dumps(arguments.init)}", 'training.init_sha256=""']
     what = {"preset": arguments.preset, "data": arguments.data, "seed": arguments.seed or 0, "overrides": changes, "config": config}
     resolved = pin_init(experiment_config(**what)) # refuses a wrong name, or weights that are not there, before a kernel is started
-    if "TORCHELASTIC_RUN_ID" in os.environ: train(resolved, out, device=arguments.device) # one of the processes of torchrun: no notebook
+    if is_torchelastic_launched():                                     # one of the processes of torchrun: no notebook, and the first speaks
+        train(resolved, out, device=arguments.device)
+        if os.environ["RANK"] != "0": return
     else: run_notebook("train", out, what | {"device": arguments.device, "processes": arguments.processes}, stream=sys.stderr)
-    if os.environ.get("RANK", "0") != "0": return
     print(results_table(read_json(Path(out)/"metrics.json")).T.to_string())
     print(f"run folder: {out}")
 

@@ -111,7 +111,8 @@ def test_predicts_from_files_of_ones_own(tmp_path):
     assert refused(mrhd("predict", "--video", "v.mp4", "--query", "a dog"), "encoder", "--features")
 
 
-def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys):
+def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")                              # a scheduler's: only that of torchrun silences a process
     sizes = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
     run = tmp_path/"run"
     assert main(["train", "--preset", "tr_detr", *(w for s in sizes for w in ("--set", s)), "--seed", "3", "--out", str(run)]) == 0
