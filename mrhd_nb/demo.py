@@ -39,14 +39,14 @@ def mean_curve(
 
 # %% ../nbs/21b_demo.ipynb #e726c9fa
 def constant_submission(
-    train:list[Record],
-    test:list[Record],
-    clip_length:float, # seconds
-)->list[dict]: # submission lines for test
-    "The best constant answer of the training queries"
+    config:RunConfig,
+)->list[dict]: # submission lines
+    "The best constant answer of the training queries to those that are reported"
+    train, test = (split_records(config, split) for split in ("train", "test"))
     (start, end), *_ = best_constant(train, test)
-    clips = [int(np.ceil(r.duration/clip_length)) for r in test]
-    curve = mean_curve(train, max(int(np.ceil(r.duration/clip_length)) for r in train+test)).tolist()
+    length = lambda record: int(np.ceil(record.duration/config.data.clip_length)) # L
+    clips = [length(r) for r in test]
+    curve = mean_curve(train, max(map(length, train+test))).tolist()
     return [{"qid": r.qid, "query": r.query, "vid": r.vid, "pred_relevant_windows": [[start*r.duration, end*r.duration, 1.]],
              "pred_saliency_scores": curve[:n]} for r, n in zip(test, clips)]
 
@@ -55,10 +55,8 @@ def write_constant(
     config:RunConfig,
     path:Path, # of the submission
 )->None:
-    "The best constant answer to the queries that are reported"
-    if path.is_file(): return
-    train, test = (split_records(config, split) for split in ("train", "test"))
-    write_submission(path, constant_submission(train, test, config.data.clip_length))
+    "Write the best constant answer, unless that is done"
+    if not path.is_file(): write_submission(path, constant_submission(config))
 
 # %% ../nbs/21b_demo.ipynb #16a5f392
 def example_submissions(
@@ -70,9 +68,8 @@ def example_submissions(
     model, config = load_model(checkpoint)
     if config.data.name != "synthetic": raise InputError(f"{checkpoint}: was trained on '{config.data.name}', not on the embedded benchmark")
     config = replace(config, data=replace(config.data, train_queries=200, val_queries=1, test_queries=queries))
-    train, test = (split_records(config, split) for split in ("train", "test"))
-    answers = {"trained": predict_dataset(model, open_split(config, "test")), "constant": constant_submission(train, test, config.data.clip_length),
-               "chance": random_answers([as_json(r) for r in test])}
+    test = split_records(config, "test")
+    answers = {"trained": predict_dataset(model, open_split(config, "test")), "constant": constant_submission(config), "chance": random_answers([as_json(r) for r in test])}
     write_annotations(Path(folder)/"annotations.jsonl", test)
     for name, lines in answers.items(): write_submission(Path(folder)/f"{name}.jsonl", lines)
     return Path(folder)/"annotations.jsonl", {name: [str(Path(folder)/f"{name}.jsonl")] for name in answers}
