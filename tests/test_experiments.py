@@ -1,9 +1,10 @@
 "Experiment notebooks through Papermill: parameters, run folders, nothing done twice"
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pytest
-from mrhd_nb.config import InputError, read_config, read_json
+from mrhd_nb.config import InputError, override, read_config, read_json, to_dict, write_json
 from mrhd_nb.experiments import Job, check_run, is_finished, notebook_folder, run_jobs, run_notebook
+from mrhd_nb.provenance import STAMP
 
 SMALL = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
 
@@ -33,6 +34,20 @@ def test_a_run_folder_is_whole(run):
     check_run(run)
     assert all((run/n).is_file() for n in ("train.ipynb", "train.html", "done.json")) and not list(run.glob("*.partial.ipynb"))
     assert read_json(run/"done.json")["notebooks"]["train"]["parameters"]["preset"] == "taskweave_mr2hd"
+
+
+@pytest.mark.parametrize("select_on", ["val", "test"])
+def test_curves_say_that_the_reported_split_picked_the_epoch(select_on, run, tmp_path):
+    "The cell of the training notebook that draws them, on a run whose configuration says so"
+    shutil.copy(run/"history.jsonl", tmp_path)
+    config = override(read_config(run/"config.json"), {"training.select_on": select_on})
+    write_json(tmp_path/"config.json", to_dict(config))
+    cells = [c.source for c in nbformat.read(notebook_folder()/"train.ipynb", 4).cells if c.cell_type == "code"]
+    names = {"resolved": config, "folder": tmp_path}
+    for start in ("%matplotlib", "curves ="): exec(next(c for c in cells if c.startswith(start)).replace("%matplotlib inline", ""), names)
+    titles = {ax.get_ylabel(): ax.get_title() for ax in names["drawn"].axes}
+    assert titles[config.training.select_by] == (STAMP if select_on == "test" else "") and sum(map(bool, titles.values())) == (select_on == "test")
+    assert (tmp_path/"figures"/"curves.png").is_file()
 
 
 def test_nothing_is_done_twice(run):
