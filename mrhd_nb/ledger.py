@@ -7,7 +7,7 @@ __all__ = ['TEST_SPLITS', 'FIELDS', 'split_digest', 'test_split', 'ledger_path',
            'package_commit', 'record_scoring', 'record_run', 'ledger_table']
 
 # %% ../nbs/15b_ledger.ipynb #309621c6
-import datetime, hashlib, json, os, re, subprocess
+import contextlib, datetime, hashlib, json, os, re, subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,12 +70,15 @@ def append_line(
     entry:dict,
 )->list[dict]: # all lines
     "Add one line to a ledger; others who write at the same time wait"
-    with FileLock(f"{path}.lock", timeout=20):
-        lines = read_ledger(path)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, allow_nan=False)+"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    with FileLock(f"{path}.lock", timeout=20) as lock:
+        try:
+            lines = read_ledger(path)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, allow_nan=False)+"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with contextlib.suppress(OSError): os.unlink(lock.lock_file) # while it is held: those who wait see that it went, and make a new one
     return [*lines, entry]
 
 # %% ../nbs/15b_ledger.ipynb #9eb6e05b
@@ -115,7 +118,8 @@ def record_scoring(
         path.parent.mkdir(parents=True, exist_ok=True)
         same = [line for line in append_line(path, entry) if line["digest"] == digest]
     except (OSError, InputError, Timeout) as e:
-        return f"{name}: a test split; this scoring could not be recorded: {e}; MRHD_LEDGER names another file"
+        why = f"{path}: {e.strerror}" if getattr(e, "strerror", None) else str(e)
+        return f"{name}: a test split; this scoring could not be recorded: {why}; MRHD_LEDGER names another file"
     different = len({line["submission"] for line in same})
     return f"{name}: scoring {len(same)} of this test split, {different} different submission{'s'*(different > 1)} so far (recorded in {path})"
 
