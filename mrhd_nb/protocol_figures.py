@@ -22,13 +22,14 @@ KEYS = ["reported", "system", "epoch"]
 
 def protocol_rows(
     table:pd.DataFrame, # as `domain_table` of a sweep makes it, or as its CSV is read
-)->pd.DataFrame: # reported, system, epoch, domain, value; `mean`, `low` and `high` stand among the domains
+)->pd.DataFrame: # reported, system, epoch, domains, domain, value; `mean`, `low` and `high` stand among the domains
     "A table of protocols in tidy form"
     flat = table.reset_index() if table.index.nlevels > 1 else table
     missing = [k for k in [*KEYS, "mean"] if k not in flat]
     if missing: raise InputError(f"column '{missing[0]}': missing; not a table of protocols")
-    flat = flat.drop(columns=["videos", "incomplete"], errors="ignore").fillna({k: "" for k in KEYS})
-    return flat.melt(KEYS, var_name="domain").dropna(ignore_index=True)
+    if "domains" not in flat: flat = flat.assign(domains="")
+    flat = flat.drop(columns=["videos", "incomplete"], errors="ignore").fillna(dict.fromkeys(KEYS, ""))
+    return flat.melt([*KEYS, "domains"], var_name="domain").dropna(ignore_index=True)
 
 # %% ../nbs/20c_protocol_figures.ipynb #1b024436
 SYSTEMS = NAMES | {"taskweave_mr2hd": "TaskWeave"} # without windows there is no feedback
@@ -48,11 +49,12 @@ def _draw_baselines(ax:Axes, rows:pd.DataFrame, columns:Sequence[str])->None:
         ax.hlines(known, np.arange(len(columns))-0.42, np.arange(len(columns))+0.42, color=colour, linestyle=style, linewidth=0.9, label=name)
 
 def _draw_systems(ax:Axes, rows:pd.DataFrame, columns:Sequence[str], colours:dict[str, str])->None:
-    "Each system and epoch as a mark in every column, with its interval at the mean"
+    "Each system and epoch as a mark in every column, with its interval at the mean; one without a mean says how many domains are whole"
     groups = list(rows.groupby(["system", "epoch"], sort=False))
     for i, ((system, epoch), part) in enumerate(groups):
         found, at = part.set_index("domain").value, np.arange(len(columns))+0.6*((i+0.5)/len(groups)-0.5)
-        ax.plot(at, found.reindex(columns), linestyle="", color=colours[system], markersize=4, label=f"{SYSTEMS.get(system, system)}, {epoch}", **_mark(epoch))
+        whole = "" if "mean" in found else f" ({part.domains.iloc[0]} domains)"
+        ax.plot(at, found.reindex(columns), linestyle="", color=colours[system], markersize=4, label=f"{SYSTEMS.get(system, system)}, {epoch}{whole}", **_mark(epoch))
         if "low" in found: ax.vlines(at[-1], found["low"], found["high"], color=colours[system], linewidth=0.8)
 
 @mpl.rc_context(STYLE)
@@ -60,7 +62,7 @@ def draw_protocols(
     rows:pd.DataFrame, # as `protocol_rows` makes them
     score:str="top-5 mAP",
 )->Figure:
-    "A panel per set of reported videos, a column per domain, and the mean with its 95 % interval"
+    "A panel per set of reported videos, a column per domain, and the mean with its 95 % interval and the number of domains it is over"
     columns = [d for d in dict.fromkeys(rows.domain) if d not in ("mean", "low", "high")]+["mean"]
     systems = list(dict.fromkeys(rows[rows.epoch != ""].system))
     colours, sets = dict(zip(systems, (COLOURS[0], COLOURS[1], *COLOURS[3:]))), list(dict.fromkeys(rows.reported))
@@ -71,10 +73,11 @@ def draw_protocols(
         _draw_systems(ax, part[part.epoch != ""], columns, colours)
         ax.axvline(len(columns)-1.5, color="0.6", linewidth=0.6)
         ax.set(title=reported, ylabel=score, xlim=(-0.6, len(columns)-0.4))
-        ax.set_xticks(range(len(columns)), columns)
+        over = ", ".join(dict.fromkeys(part.domains[part.domain == "mean"])) # such as 5 of 10
+        ax.set_xticks(range(len(columns)), [*columns[:-1], f"mean\n{over}".strip()])
         ax.tick_params(axis="x", length=0, labelbottom=True)
         ax.grid(axis="y")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=7)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
     return figure
 
 # %% ../nbs/20c_protocol_figures.ipynb #e02869b6

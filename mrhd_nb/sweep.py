@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'ENGINES', 'GROUP', 'SHOWN', 'REPORTED', 'Grid', 'find_grid', 'read_grids', 'Cell', 'expand_data',
            'expand', 'ray_runner', 'run_cells', 'find_runs', 'protocol_of', 'runs_table', 'seeds_table', 'video_table',
-           'over_videos', 'domain_table', 'as_markdown', 'write_tables', 'sweep']
+           'over_videos', 'domain_table', 'as_markdown', 'describe_missing', 'write_tables', 'sweep']
 
 # %% ../nbs/21c_sweep.ipynb #4e40eb7c
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -178,10 +178,13 @@ def _shown(config:RunConfig)->tuple[str, ...]:
     return ("last",) if config.training.select_on == "none" else ("best", "last")
 
 # %% ../nbs/21c_sweep.ipynb #6c3dc52b
+def _cells(out:str|Path)->dict[str, dict[str, Any]]: # folder -> fields of a `Cell`
+    "The runs that were asked for in a folder; empty where no sweep was"
+    return read_json(Path(out)/"cells.json") if (Path(out)/"cells.json").is_file() else {}
+
 def _variants(out:str|Path)->dict[str, str]: # folder -> variant
     "The variants of a sweep's runs"
-    cells = read_json(Path(out)/"cells.json") if (Path(out)/"cells.json").is_file() else {}
-    return {name: cell["variant"] for name, cell in cells.items()}
+    return {name: cell["variant"] for name, cell in _cells(out).items()}
 
 # %% ../nbs/21c_sweep.ipynb #3c97e72d
 def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch shown
@@ -235,18 +238,20 @@ def video_table(out:str|Path)->pd.DataFrame: # a row per video of each finished 
 
 # %% ../nbs/21c_sweep.ipynb #997b0866
 def over_videos(
-    scores:pd.DataFrame,   # vid, domain, mAP: a row per video
+    scores:pd.DataFrame,   # vid, domain, mAP: a row per video and seed
     domains:Sequence[str], # all that a mean is over
     expected:Mapping[str, int]|None=None, # videos of each domain; None: those that are there
-)->dict[str, Any]: # each domain's mean, mean, low, high, videos, incomplete
-    "Means over videos and domains, with a 95 % interval over videos; no mean before every domain is there with all its videos"
+    seeds:int=1,           # of every video
+)->dict[str, Any]: # each domain's mean, mean, low, high, domains (how many are whole), videos, incomplete
+    "Means over videos and domains, with a 95 % interval over videos; no mean before every domain is there with all its videos and seeds"
     scores = scores[scores.domain.isin(domains)]
-    there = scores.groupby("domain").vid.nunique()
-    short = [f"{d}: {there.get(d, 0)} of {(expected or {}).get(d, 1)} videos" for d in domains if there.get(d, 0) < (expected or {}).get(d, 1)]
+    there, wanted = scores.groupby("domain").size(), {d: seeds*(expected or {}).get(d, 1) for d in domains}
+    short = [f"{d}: {there.get(d, 0)} of {n} videos"+f" of {seeds} seeds"*(seeds > 1) for d, n in wanted.items() if there.get(d, 0) < n]
+    scores = scores.groupby(["domain", "vid"], sort=False).mAP.mean().reset_index() # over seeds
     means, blank = scores.groupby("domain", sort=False).mAP.mean().to_dict(), {"mean": np.nan, "low": np.nan, "high": np.nan}
     try: ends = intervals(summed(scores[["vid", "domain", "mAP"]])).loc["mAP", ["value", "low", "high"]].rename({"value": "mean"}).to_dict()
     except InputError: ends = blank                                      # too few videos
-    return means | (blank if short else ends) | {"videos": len(scores), "incomplete": "; ".join(short)}
+    return means | (blank if short else ends) | {"domains": len(domains)-len(short), "videos": len(scores), "incomplete": "; ".join(short)}
 
 # %% ../nbs/21c_sweep.ipynb #fbc3cdd8
 REPORTED = {"val": "held-out videos", "test": "held-out videos", "last": "held-out videos", "leave_one_out": "each video left out"} # by protocol
@@ -255,23 +260,24 @@ def domain_table(
     videos:pd.DataFrame,            # as `video_table` makes it
     baselines:dict[str, pd.DataFrame], # of `baseline_table`, by what is reported
     luck:pd.DataFrame|None=None,    # of `random_domains`, on the held-out videos
-)->pd.DataFrame: # rows: reported, system, epoch; columns: domains, mean, low, high, videos, incomplete
+    asked:Iterable[str]=(),         # domains of which there may be no run yet
+)->pd.DataFrame: # rows: reported, system, epoch; columns: each domain, mean, low, high, domains ("5 of 10"), videos, incomplete
     "A row per system, protocol and epoch, then the baselines on the same videos"
-    rows, domains = {}, list(dict.fromkeys(videos.domain))
-    several = videos.data.nunique() > 1
+    rows, known = {}, list(dict.fromkeys(d for t in baselines.values() for d in t.domain)) # as the data set orders them
+    domains, several = [d for d in known if d in {*videos.domain, *asked}], videos.data.nunique() > 1
     for (data, protocol, system, which, epochs), part in videos.groupby(GROUP, sort=False):
         name = f"{system} on {data}" if several else system
-        mean = part.groupby(["domain", "vid"], sort=False).mAP.mean().reset_index()   # over seeds
-        rows[REPORTED[protocol], name, _describe_row(protocol, which, epochs, part.evaluations.max())] = over_videos(mean, domains, baselines[REPORTED[protocol]].groupby("domain").vid.nunique().to_dict())
+        expected = baselines[REPORTED[protocol]].groupby("domain").vid.nunique().to_dict()
+        rows[REPORTED[protocol], name, _describe_row(protocol, which, epochs, part.evaluations.max())] = over_videos(part, domains, expected, part.seed.nunique())
     for reported, table in baselines.items():
         for name in table.columns[2:]: rows[reported, name, ""] = over_videos(table.assign(mAP=table[name]), domains)
     for trials in sorted(set(videos.evaluations[(videos.protocol == "test")])) if luck is not None else ():
         null = selection_null(luck[domains], trials)
         low, high = null.mean(axis=1).quantile([.025, .975])
-        ends = {"mean": null.mean(axis=1).mean(), "low": low, "high": high, "videos": baselines["held-out videos"].domain.isin(domains).sum()}
+        ends = {"mean": null.mean(axis=1).mean(), "low": low, "high": high, "domains": len(domains), "videos": baselines["held-out videos"].domain.isin(domains).sum()}
         rows["held-out videos", f"best of {trials} random scorers", ""] = null.mean().to_dict() | ends
-    table = pd.DataFrame.from_dict(rows, orient="index")[[*domains, "mean", "low", "high", "videos", "incomplete"]].fillna({"incomplete": ""}).rename_axis(["reported", "system", "epoch"])
-    return table.sort_index(level=0, sort_remaining=False, kind="stable", ascending=False)
+    table = pd.DataFrame.from_dict(rows, orient="index")[[*domains, "mean", "low", "high", "domains", "videos", "incomplete"]].fillna({"incomplete": ""}).rename_axis(["reported", "system", "epoch"])
+    return table.assign(domains=[f"{n} of {len(known)}" for n in table.domains]).sort_index(level=0, sort_remaining=False, kind="stable", ascending=False)
 
 # %% ../nbs/21c_sweep.ipynb #0e0cf7c1
 def as_markdown(
@@ -293,6 +299,19 @@ def _baselines(out:Path, config:RunConfig, reported:str)->pd.DataFrame:
         with write_atomic(path) as t: table.to_csv(t, index=False, float_format="%.6f")
     return pd.read_csv(path)
 
+# %% ../nbs/21c_sweep.ipynb #7df00586
+def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing, or nothing was asked for
+    "How many of the runs that were asked for in a folder are not done, and the first of them"
+    cells, done = _cells(out), {p.relative_to(out).as_posix() for p in find_runs(out)}
+    missing = [name for name in cells if name not in done]
+    return f"{len(missing)} of {len(cells)} runs are not done: {', '.join(missing[:3])}"+", ..."*(len(missing) > 3) if missing else ""
+
+def _asked_domains(out:Path, runs:Iterable[str])->set[str]:
+    "The domains that were asked for of the data that some runs are on"
+    cells = _cells(out)
+    data = {cells[name]["data"] for name in (Path(run).relative_to(out).as_posix() for run in runs) if name in cells}
+    return {cell["domain"] for cell in cells.values() if cell["data"] in data}
+
 # %% ../nbs/21c_sweep.ipynb #c707f685
 def write_tables(
     out:str|Path, # of a sweep, or of runs from anywhere
@@ -305,15 +324,16 @@ def write_tables(
     plain = runs[~runs.data.isin(videos.data)] if len(videos) else runs
     if len(plain): tables["seeds"] = seeds_table(plain)
     for dataset, part in videos.groupby("dataset") if len(videos) else ():
-        run = runs[runs.data == part.data.iloc[0]].run.iloc[0]
-        whole = override(read_config(f"{run}/config.json"), {"data.domain": "", "data.leave_out": "", "training.select_on": "none"})
+        of = runs.run[runs.data.isin(part.data)]
+        whole = override(read_config(f"{of.iloc[0]}/config.json"), {"data.domain": "", "data.leave_out": "", "training.select_on": "none"})
         found = {name: _baselines(out, whole, name) for name in dict.fromkeys(REPORTED[p] for p in part.protocol)}
-        tables[dataset] = domain_table(part, found, random_domains(reported_records(whole.data)))
+        tables[dataset] = domain_table(part, found, random_domains(reported_records(whole.data)), _asked_domains(out, of))
+    missing = describe_missing(out)
     for name, table in tables.items():
         indexed = table.index.nlevels > 1
         with write_atomic(out/f"{name}.csv") as t: table.to_csv(t, index=indexed)
         if indexed:
-            with write_atomic(out/f"{name}.md") as t: t.write_text(as_markdown(table), encoding="utf-8")
+            with write_atomic(out/f"{name}.md") as t: t.write_text(as_markdown(table)+f"\n{missing}\n"*bool(missing), encoding="utf-8")
     return tables
 
 # %% ../nbs/21c_sweep.ipynb #f6c9ad95
@@ -339,6 +359,7 @@ def sweep(
     tables = write_tables(out)
     for name, table in tables.items():
         if table.index.nlevels > 1: report(table.to_string(float_format="%.3f", na_rep=""))
+    if missing := describe_missing(out): report(missing)
     report(f"tables: {', '.join(str(out/f'{name}.csv') for name in tables)}")
     if failed: raise failed
     return tables
