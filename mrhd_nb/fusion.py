@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .layers import Dropout, FeedForward, PackedAttention, Pointwise, by_rows
+from .layers import ClipLayer, Dropout, Pointwise, by_rows
 
 # %% ../nbs/07_fusion.ipynb #0504f26f
 class ProjectionStage(nn.Module):
@@ -146,21 +146,8 @@ def tiled_mask(
     return token_mask[:,None,None] & ~both.repeat(heads, 1, 1).unflatten(0, (-1, heads))
 
 # %% ../nbs/07_fusion.ipynb #a5a23678
-class FusionLayer(nn.Module):
+class FusionLayer(ClipLayer):
     "Clips read the words; the skip path carries what the LayerNorm in front of the feed-forward part does not touch"
-    def __init__(self,
-        *,
-        width:int, # D
-        heads:int, # H
-        ffn:int,   # inner width of the feed-forward part
-        dropout:float=0.,
-    ):
-        super().__init__()
-        self.attention = PackedAttention(width=width, heads=heads, dropout=dropout)
-        self.feed = FeedForward(width=width, inner=ffn, dropout=dropout)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.drop = Dropout(dropout)
-
     def offer(self, tokens:Tensor)->tuple[Tensor, Tensor]: # Q (B, T, D) -> keys, values (B, H, T, D/H)
         "What clips can read of the words"
         return self.attention.project(tokens, "kv")

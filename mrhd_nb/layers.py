@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'drop', 'Dropout', 'split_heads', 'merge_heads', 'attend', 'PackedAttention', 'sine_code', 'clip_positions',
-           'reference_code', 'inverse_sigmoid', 'MLP', 'prelu', 'by_rows', 'FeedForward', 'Pointwise', 'EncoderLayer',
-           'Encoder', 'max_pool']
+           'reference_code', 'inverse_sigmoid', 'MLP', 'prelu', 'by_rows', 'FeedForward', 'Pointwise', 'ClipLayer',
+           'EncoderLayer', 'Encoder', 'max_pool']
 
 # %% ../nbs/06_layers.ipynb #fe728fc7
 import math
@@ -226,9 +226,9 @@ class Pointwise(nn.Conv1d):
     def forward(self, x:Tensor)->Tensor: # (..., in) -> (..., out)
         return F.linear(x, self.weight[...,0], self.bias)
 
-# %% ../nbs/06_layers.ipynb #4615bb6b
-class EncoderLayer(nn.Module):
-    "Post-norm self-attention over clips; positions are added to queries and keys only"
+# %% ../nbs/06_layers.ipynb #289eaf14
+class ClipLayer(nn.Module):
+    "The parts of a layer over clips: attention, feed-forward part, and a LayerNorm for each"
     def __init__(self,
         *,
         width:int, # D
@@ -242,6 +242,9 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.drop = Dropout(dropout)
 
+# %% ../nbs/06_layers.ipynb #4615bb6b
+class EncoderLayer(ClipLayer):
+    "Post-norm self-attention over clips; positions are added to queries and keys only"
     def forward(self,
         x:Tensor,         # (B, L, D)
         positions:Tensor, # (B or 1, L, D)
