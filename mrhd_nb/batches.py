@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'span_labels', 'Labels', 'label_kind', 'label', 'Sample', 'Targets', 'Batch', 'collate',
-           'MomentDataset', 'iterate', 'planted_batch']
+           'MomentDataset', 'by_length', 'iterate', 'planted_batch']
 
 # %% ../nbs/05_batches.ipynb #03181549
 import math
 from dataclasses import dataclass, replace
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Hashable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
@@ -142,18 +142,23 @@ class Targets:
 @dataclass(frozen=True, eq=False)
 class Batch:
     "Padded samples"
-    video:Tensor             # (B, L, Dv), 0 on padding
+    video:Tensor             # (V, L, Dv) of the different videos, 0 on padding
     clip_mask:Tensor         # (B, L) bool
     tokens:Tensor            # (B, T, Dt), 0 on padding
     token_mask:Tensor        # (B, T) bool
     targets:Targets|None     # None if a sample has no labels
     records:tuple[Record, ...]
     clip_length:float        # seconds
+    which:Tensor|None=None   # (B,) each sample's row of `video`; None: every sample has a video of its own, V = B
+
+    def per_sample(self, rows:Tensor)->Tensor: # (V, ...) -> (B, ...)
+        "What was made of each video, for each sample"
+        return rows if self.which is None else rows[self.which]
 
     def to(self, device:str|torch.device)->"Batch":
         "The same batch on a device"
         tensors = {n: getattr(self, n).to(device) for n in ("video", "clip_mask", "tokens", "token_mask")}
-        return replace(self, **tensors, targets=self.targets and self.targets.to(device))
+        return replace(self, **tensors, targets=self.targets and self.targets.to(device), which=None if self.which is None else self.which.to(device))
 
 # %% ../nbs/05_batches.ipynb #6412e267
 def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
@@ -170,16 +175,32 @@ def _targets(labels:Sequence[Labels|None])->Targets|None:
     return Targets(tuple(l.spans for l in labels), _pad([l.saliency for l in labels])[0], torch.stack([l.positive for l in labels]),
                    torch.stack([l.negative for l in labels]), _pad([l.relevant for l in labels])[0], any(l.has_moments for l in labels))
 
+def _share(names:Sequence[Hashable])->tuple[list[int], Tensor|None]: # where each different name is first; (B,) which of these each is, None if all differ
+    "Find what several samples have in common"
+    rows:dict[Hashable, int] = {}
+    which = [rows.setdefault(name, len(rows)) for name in names]
+    return [which.index(i) for i in range(len(rows))], None if len(rows) == len(names) else torch.tensor(which)
+
 def collate(
     samples:Sequence[Sample], # of one data set
 )->Batch:
-    "Pad samples to the longest among them"
-    return Batch(*_pad([s.video for s in samples]), *_pad([s.tokens for s in samples]), _targets([s.labels for s in samples]),
-                 tuple(s.record for s in samples), samples[0].clip_length)
+    "Pad samples to the longest among them; those with the same tensor of clips share it"
+    firsts, which = _share([id(s.video) for s in samples])
+    video, _ = _pad([samples[i].video for i in firsts])
+    return Batch(video, _mask([len(s.video) for s in samples]), *_pad([s.tokens for s in samples]), _targets([s.labels for s in samples]),
+                 tuple(s.record for s in samples), samples[0].clip_length, which)
 
 # %% ../nbs/05_batches.ipynb #d47302b3
 CACHE_BYTES = 2<<30 # of assembled features kept by one data set; past it, features are read again each time
 
+def _check_kind(record:Record, data:DataConfig)->None:
+    "Refuse a record that was read as one of other data"
+    if record.dataset != data.dataset:
+        raise InputError(f"{record.source}: field 'dataset': read as {record.dataset}, but data '{data.name}' are {data.dataset}")
+    if record.saliency is not None and data.clip_length != 2:
+        raise InputError(f"{record.source}: field 'saliency_scores': rates clips of 2 s, but data '{data.name}' have clips of {data.clip_length:g} s")
+
+# %% ../nbs/05_batches.ipynb #9ada0dc8
 class MomentDataset:
     "Records with their features and labels"
     def __init__(
@@ -190,11 +211,7 @@ class MomentDataset:
         *,
         cache:bool=True, # keep assembled features in memory, up to `CACHE_BYTES`
     ):
-        for record in records:
-            if record.dataset != data.dataset:
-                raise InputError(f"{record.source}: field 'dataset': read as {record.dataset}, but data '{data.name}' are {data.dataset}")
-            if record.saliency is not None and data.clip_length != 2:
-                raise InputError(f"{record.source}: field 'saliency_scores': rates clips of 2 s, but data '{data.name}' have clips of {data.clip_length:g} s")
+        for record in records: _check_kind(record, data)
         self.records, self.source, self.data = list(records), source, data
         self.gathers = hasattr(source, "gather_videos")
         self.cache = cache and not self.gathers
@@ -211,6 +228,14 @@ class MomentDataset:
             self._kept[kind, name] = rows
             self._bytes += rows.nbytes
         return rows
+
+    def _rows(self, kind:str, records:Sequence[Record])->tuple[Tensor, list[int]]: # (B, L, D), rows of each
+        "The clips or the tokens of some records, padded"
+        if self.gathers:
+            rows, lengths = getattr(self.source, {"video": "gather_videos", "tokens": "gather_tokens"}[kind])(records)
+            return torch.from_numpy(rows), lengths
+        tables = [self._features(kind, record.vid if kind == "video" else record.qid, record) for record in records]
+        return pad_sequence(tables, batch_first=True), list(map(len, tables))
 
     def sample(
         self,
@@ -229,14 +254,18 @@ class MomentDataset:
         epoch:int=0,          # number from which labels are drawn, with the index
     )->Batch:
         "Some records as one padded batch"
-        draws = [named_generator(epoch, "labels", i) for i in chosen]
-        if not self.gathers: return collate([self.sample(i, draw) for i, draw in zip(chosen, draws)])
         records = [self.records[i] for i in chosen]
-        (video, clips), (tokens, words) = self.source.gather_videos(records), self.source.gather_tokens(records)
-        labels = [label(record, n, self.data, draw) for record, n, draw in zip(records, clips, draws)]
-        return Batch(torch.from_numpy(video), _mask(clips), torch.from_numpy(tokens), _mask(words), _targets(labels), tuple(records), self.data.clip_length)
+        firsts, which = _share([r.vid for r in records])
+        (video, lengths), (tokens, words) = self._rows("video", [records[i] for i in firsts]), self._rows("tokens", records)
+        clips = lengths if which is None else [lengths[i] for i in which.tolist()]
+        labels = [label(record, n, self.data, named_generator(epoch, "labels", i)) for i, record, n in zip(chosen, records, clips)]
+        return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels), tuple(records), self.data.clip_length, which)
 
 # %% ../nbs/05_batches.ipynb #dc4ffa2b
+def by_length(records:Sequence[Record])->list[int]: # their indices
+    "Short videos first, and the queries of one video side by side: batches with little padding, and few videos"
+    return sorted(range(len(records)), key=lambda i: (records[i].duration, records[i].vid))
+
 def _order(
     lengths:Sequence[float], # of the videos, in any unit
     batch_size:int,
@@ -257,13 +286,16 @@ def iterate(
     generator:torch.Generator|None=None, # of the epoch; None: the same labels every time
     shuffle:bool=False,                  # needs a generator
     bucket:int=1,                        # when shuffling, sort videos by duration within this many batches: less padding
+    order:Sequence[int]|None=None,       # of the records, when not shuffling; None: as they stand
     part:slice=slice(None),              # only these of the batches: the rest of an epoch, one process's share of an evaluation
 )->Iterator[Batch]:
     "The batches of one epoch"
     if shuffle and generator is None: raise ValueError("shuffling needs a generator")
     epoch = 0 if generator is None else int(torch.randint(1<<62, (), generator=generator))
     if shuffle: batches = _order([r.duration for r in dataset.records], batch_size, bucket, generator)
-    else: batches = [range(i, min(i+batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
+    else:
+        order = range(len(dataset)) if order is None else order
+        batches = [order[i:i+batch_size] for i in range(0, len(order), batch_size)]
     for chosen in batches[part]: yield dataset.batch(chosen, epoch)
 
 # %% ../nbs/05_batches.ipynb #6cc1627b

@@ -161,10 +161,10 @@ def predict_command(arguments:argparse.Namespace)->None:
     if arguments.video: raise InputError("predict: --video needs an encoder, which is not part of mrhd_nb: extract one row per clip and one per "
                                          "word with the encoder of the checkpoint's training data, then give --features and --query-features")
     if arguments.query_features and not arguments.features: raise InputError("predict: --query-features needs --features")
-    from mrhd_nb.inference import Predictor
+    from mrhd_nb.inference import Predictor, word_rows
     predictor = Predictor(arguments.checkpoint or packaged_checkpoint())
     if arguments.features:
-        shown, streams, tokens = {"query": arguments.query}, arguments.features, arguments.query_features or predictor.word_rows(arguments.query)
+        shown, streams, tokens = {"query": arguments.query}, arguments.features, arguments.query_features or word_rows(arguments.query, predictor.data)
     else:
         if predictor.data.name != "synthetic": raise InputError(f"predict: a checkpoint of '{predictor.data.name}' needs --features")
         shown, streams, tokens = example_input(arguments.example, predictor.data.seed, arguments.query)

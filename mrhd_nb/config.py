@@ -113,6 +113,12 @@ class Quirks:
         "All of them on"
         return cls(**{f.name: True for f in dataclasses.fields(cls)})
 
+    @property
+    def sees_padding(self)->bool:
+        "Does an answer depend on how far its batch pads it?"
+        return any((self.tiled_attention_mask, self.pool_over_padding, self.fixed_moment_grid, self.threshold_over_padding,
+                    self.softmax_over_padding, self.slice_from_negative, self.gru_over_padding))
+
 # %% ../nbs/00_config.ipynb #efd2b62b
 EXPERTS = ("cnn", "linear", "identity", "transformer")
 

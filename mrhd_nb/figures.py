@@ -305,7 +305,7 @@ def masks_table(
     for when, on in (("before", False), ("after", True)):
         p = model(batch, feedback=on, negatives=False)
         marks = {"HD→MR": mark_highlights(model, p.saliency, batch.clip_mask), "saliency": p.saliency,
-                 "MR→HD": mark_moments(model, p.final_logits, p.final_spans, model.video_projection(batch.video), batch.clip_mask)}
+                 "MR→HD": mark_moments(model, p.final_logits, p.final_spans, batch.per_sample(model.video_projection(batch.video)), batch.clip_mask)}
         rows["moments"].append((when, scored_windows(p, batch, data, model.config.quirks)[i,:count]))
         for name, values in marks.items(): rows[name].append((when, values[i,:clips].cpu()))
     people = annotators(record, clips)

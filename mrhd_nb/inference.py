@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Rows', 'round_times', 'windows_se', 'best_first', 'has_moments', 'moment_windows', 'postprocess', 'write_submission',
-           'predict_dataset', 'read_streams', 'highlight_scale', 'Predictor']
+           'predict_dataset', 'read_streams', 'highlight_scale', 'word_rows', 'Predictor']
 
 # %% ../nbs/17_inference.ipynb #07fb829d
-import json
+import json, math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from .annotations import Record
-from .batches import Batch, MomentDataset, Sample, collate, iterate
+from .batches import Batch, MomentDataset, Sample, by_length, collate, iterate
 from .checkpoints import load_model
 from .config import DataConfig, InputError, Quirks, write_atomic
 from .features import assemble, assemble_tokens, read_array, word_vectors
 from .models import Prediction
+from .processes import Processes
 from .spans import nms as suppress, to_se
 from .synthetic import token_rows
 
@@ -111,17 +112,19 @@ def predict_dataset(
     device:str|torch.device="cpu", # where the model is
     feedback:bool|None=None, # let the tasks talk; None: as the model's `feedback_on` says
     nms:float|None=None,
-    part:slice=slice(None),  # only these of the batches: one process's share
+    us:Processes=Processes(), # each predicts a part of the batches, and all get all lines
 )->list[dict[str, Any]]: # lines of a submission, in the order of the records
     "Predict every record of a data set"
-    training, lines = model.training, []
+    training, lines, quirks = model.training, [], model.config.quirks
+    order = list(range(len(dataset))) if quirks.sees_padding else by_length(dataset.records)
     model.eval()
     try:
-        for batch in iterate(dataset, batch_size, part=part):
+        for batch in iterate(dataset, batch_size, order=order, part=us.part(math.ceil(len(dataset)/batch_size))):
             prediction = model(batch.to(device), feedback=feedback, negatives=False, moments=has_moments(dataset.data))
-            lines += postprocess(prediction, batch, data=dataset.data, quirks=model.config.quirks, nms=nms)
+            lines += postprocess(prediction, batch, data=dataset.data, quirks=quirks, nms=nms)
     finally: model.train(training)
-    return lines
+    found = dict(zip(order, us.gather(lines), strict=True))
+    return [found[i] for i in range(len(dataset))]
 
 # %% ../nbs/17_inference.ipynb #8768e7f3
 Rows = str|Path|np.ndarray # a feature file, or the rows themselves
@@ -156,6 +159,19 @@ def highlight_scale(
     spread = values.std()
     return (1/(1+np.exp((values.mean()-values)/(spread if spread > 0 else 1)))).round(4).tolist()
 
+# %% ../nbs/17_inference.ipynb #723ced41
+def _answer(line:dict[str, Any], duration:float, data:DataConfig)->dict[str, Any]:
+    "A line of a submission, as a person is told"
+    return {"query": line["query"], "duration": duration, "clip_length": data.clip_length, "windows": line.get("pred_relevant_windows", []),
+            "saliency": line["pred_saliency_scores"], "highlight": highlight_scale(line["pred_saliency_scores"])}
+
+def word_rows(query:str, data:DataConfig)->np.ndarray: # (T, Dt), raw
+    "The tokens of a sentence, where they need no other model: the embedded benchmark's, and fixed vectors for words"
+    if not query.strip(): raise InputError("query: empty")
+    if data.name == "synthetic": return token_rows(query)
+    if not data.text.files: return word_vectors(query, data.text.dim)
+    raise InputError(f"query: the checkpoint was trained on {data.name}, so it needs the query's features ('{data.text.name}'), not its words")
+
 # %% ../nbs/17_inference.ipynb #cb4f70ca
 class Predictor:
     "A saved model that answers for the features of one video"
@@ -169,7 +185,6 @@ class Predictor:
         self.model.to(device).eval()
         self.device, self.data = device, replace(self.config.data, max_clips=None) # a video is answered for as a whole
 
-    @torch.no_grad()
     def predict(
         self,
         features:Rows|Sequence[Rows], # files or arrays, one per stream in the checkpoint's order, one row per clip
@@ -180,31 +195,38 @@ class Predictor:
         nms:float|None=None,
     )->dict[str, Any]: # query, duration, clip_length, windows [[start, end, score], ...], saliency and highlight of each clip
         "Moments and highlights of one video for one query"
-        video = assemble(read_streams(features, self.data), self.data)
-        tokens = assemble_tokens(_rows(query_features, self.data.text.key, text=True), self.data, "query features")
+        return self.predict_many(features, [query_features], duration=duration, queries=[query], nms=nms)[0]
+
+    @torch.no_grad()
+    def predict_many(
+        self,
+        features:Rows|Sequence[Rows],  # as in `predict`
+        query_features:Sequence[Rows], # of each query, as in `predict`
+        *,
+        duration:float|None=None,
+        queries:Sequence[str]|None=None, # the words of each
+        nms:float|None=None,
+    )->list[dict[str, Any]]: # for each query, as `predict`
+        "The same for many queries of one video, which is read and projected once for a batch of them"
+        queries = [""]*len(query_features) if queries is None else queries
+        if len(queries) != len(query_features): raise InputError(f"queries: {len(queries)} given for the features of {len(query_features)}")
+        video = torch.from_numpy(assemble(read_streams(features, self.data), self.data))
         seconds = len(video)*self.data.clip_length if duration is None else duration
         if not 0 < seconds < np.inf: raise InputError(f"duration: {duration!r} is not a positive number of seconds")
-        record = Record("", query, seconds, "", dataset=self.data.dataset)
-        batch = collate([Sample(record, torch.from_numpy(video), torch.from_numpy(tokens), None, self.data.clip_length)])
-        prediction = self.model(batch.to(self.device), negatives=False, moments=has_moments(self.data))
-        line, = postprocess(prediction, batch, data=self.data, quirks=self.model.config.quirks, nms=nms)
-        return {"query": query, "duration": seconds, "clip_length": self.data.clip_length, "windows": line.get("pred_relevant_windows", []),
-                "saliency": line["pred_saliency_scores"], "highlight": highlight_scale(line["pred_saliency_scores"])}
-
-    def word_rows(self, query:str)->np.ndarray: # (T, Dt), raw
-        "The tokens of a sentence, where they need no other model: the embedded benchmark's, and fixed vectors for words"
-        if not query.strip(): raise InputError("query: empty")
-        if self.data.name == "synthetic": return token_rows(query)
-        if not self.data.text.files: return word_vectors(query, self.data.text.dim)
-        raise InputError(f"query: the checkpoint was trained on {self.data.name}, so it needs the query's features ('{self.data.text.name}'), not its words")
+        tokens = [torch.from_numpy(assemble_tokens(_rows(q, self.data.text.key, text=True), self.data, "query features")) for q in query_features]
+        samples = [Sample(Record("", q, seconds, "", dataset=self.data.dataset), video, words, None, self.data.clip_length) for q, words in zip(queries, tokens)]
+        size = 1 if self.model.config.quirks.sees_padding else self.config.training.eval_batch_size
+        answers = []
+        for batch in (collate(samples[at:at+size]) for at in range(0, len(samples), size)):
+            prediction = self.model(batch.to(self.device), negatives=False, moments=has_moments(self.data))
+            answers += [_answer(line, seconds, self.data) for line in postprocess(prediction, batch, data=self.data, quirks=self.model.config.quirks, nms=nms)]
+        return answers
 
     def predict_words(
         self,
         features:Rows|Sequence[Rows], # as in `predict`
         query:str,                    # a sentence, such as "a girl carries a lamp in the garden"
-        *,
-        duration:float|None=None,
-        nms:float|None=None,
+        **options:Any,                # `duration` and `nms`, as in `predict`
     )->dict[str, Any]: # as `predict`
         "The same for a sentence, where `word_rows` can make its features"
-        return self.predict(features, self.word_rows(query), duration=duration, query=query, nms=nms)
+        return self.predict(features, word_rows(query, self.data), query=query, **options)

@@ -220,7 +220,7 @@ class MomentModel(nn.Module):
         if feedback is None: feedback = self.feedback_on
         if negatives is None: negatives = self.training and c.negative_pairs
         with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            clips, tokens = self.video_projection(narrow(batch.video)), self.text_projection(narrow(batch.tokens))
+            clips, tokens = batch.per_sample(self.video_projection(narrow(batch.video))), self.text_projection(narrow(batch.tokens))
             scene, words = Scene(batch.clip_mask, clip_positions(batch.clip_mask, c.width).to(clips.dtype)), self.fusion.words(tokens, batch.token_mask)
             n, own = len(clips), words.head(len(clips))                # a share of a batch brings the query behind it
             logits, spans, saliency, inside = predict(self, clips, own, scene, c.feedback.direction if feedback else "none", maps=maps, moments=moments)

@@ -252,9 +252,7 @@ def score(
     us:Processes=Processes(), # each predicts a part of the batches; all get all lines, and the metrics
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict a data set and evaluate the prediction"
-    size = config.training.eval_batch_size
-    own = predict_dataset(model, dataset, size, device=device, feedback=feedback, part=us.part(math.ceil(len(dataset)/size)))
-    lines = us.gather(own)
+    lines = predict_dataset(model, dataset, config.training.eval_batch_size, device=device, feedback=feedback, us=us)
     return evaluate(config.data.dataset, lines, [as_json(r) for r in dataset.records]), lines
 
 # %% ../nbs/18_training.ipynb #573a0187

@@ -50,12 +50,13 @@ def ends(n): return np.array([[i/n, (i+1)/n] for i in range(n)])
 
 def samples(batch):
     "What each sample of a batch holds where it is real, after checking the padding"
+    videos = batch.per_sample(batch.video)
     for b, record in enumerate(batch.records):
         clips, tokens = int(batch.clip_mask[b].sum()), int(batch.token_mask[b].sum())
         assert batch.clip_mask[b, :clips].all() and batch.token_mask[b, :tokens].all()
-        assert not batch.video[b, clips:].any() and not batch.tokens[b, tokens:].any()
+        assert not videos[b, clips:].any() and not batch.tokens[b, tokens:].any()
         assert not batch.targets.saliency[b, clips:].any() and not batch.targets.relevant[b, clips:].any()
-        yield b, record, batch.video[b, :clips].numpy(), batch.tokens[b, :tokens].numpy()
+        yield b, record, videos[b, :clips].numpy(), batch.tokens[b, :tokens].numpy()
 
 
 # Annotations
