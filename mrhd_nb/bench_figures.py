@@ -13,14 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from .config import InputError, read_json
+from .config import InputError, packaged, read_json
 from .figures import BEFORE, HD, MR, NAMES, PAGE, STYLE, panels
 from .provenance import KINDS, Kind, redraw
 
 # %% ../nbs/20d_bench_figures.ipynb #5b9bfabf
-RELEASED = {("taskweave_mr2hd", "train", "before"): 216, ("taskweave_hd2mr", "train", "before"): 216, ("taskweave_mr2hd", "train", "after"): 219,
-            ("taskweave_hd2mr", "train", "after"): 279, ("tr_detr", "train", "always"): 140, ("taskweave_mr2hd", "inference", "after"): 211,
-            ("taskweave_hd2mr", "inference", "after"): 313, ("tr_detr", "inference", "always"): 117}
+RELEASED = {(r["preset"], r["kind"], r["phase"]): r["units"] for r in packaged("released.yaml")["rows"]} # system, kind of work, phase -> units
 COLUMNS = ["factor", "preset", "kind", "phase", "dtype", "batch", "clips", "tokens", "width", "seconds", "units", "floor", "peak_gb", "processor"]
 
 def bench_rows(

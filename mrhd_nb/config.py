@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXPERTS', 'DATA', 'SCHEMA', 'PRESETS', 'RECIPES', 'InputError', 'write_atomic', 'write_json', 'decode_json',
            'read_json', 'derive_seed', 'generator', 'rng', 'Quirks', 'ExpertConfig', 'FeedbackConfig', 'ModelConfig',
-           'LossConfig', 'TrainingConfig', 'StreamConfig', 'DataConfig', 'data_path', 'from_dict', 'data_config',
-           'RunConfig', 'to_dict', 'parse_config', 'read_config', 'parse_overrides', 'override', 'run_config', 'preset']
+           'LossConfig', 'TrainingConfig', 'StreamConfig', 'DataConfig', 'data_path', 'from_dict', 'packaged',
+           'data_config', 'RunConfig', 'to_dict', 'parse_config', 'read_config', 'parse_overrides', 'override',
+           'run_config', 'preset']
 
 # %% ../nbs/00_config.ipynb #55176355
 import contextlib, dataclasses, hashlib, importlib.resources, json, math, os, re, types, typing
@@ -356,11 +357,11 @@ def from_dict(
     except InputError as e: raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #903a1125
-def _packaged(name:str)->dict[str, Any]:
+def packaged(name:str)->dict[str, Any]:
     "The contents of a YAML file of the package"
     return yaml.safe_load(importlib.resources.files("mrhd_nb").joinpath(name).read_text(encoding="utf-8"))
 
-DATA = {name: from_dict(DataConfig, {"name": name} | fields, f"data '{name}'") for name, fields in _packaged("datasets.yaml").items()}
+DATA = {name: from_dict(DataConfig, {"name": name} | fields, f"data '{name}'") for name, fields in packaged("datasets.yaml").items()}
 
 # %% ../nbs/00_config.ipynb #080f7156
 def data_config(
@@ -420,7 +421,7 @@ PRESETS = {"tr_detr": _TR_DETR} | {
     f"taskweave_{direction}": {**_TASKWEAVE, "model.feedback.direction": direction} for direction in ("mr2hd", "hd2mr", "both")}
 
 # %% ../nbs/00_config.ipynb #2d827862
-RECIPES:dict[str, dict[str, dict[str, Any]]] = _packaged("recipes.yaml") # data set -> beginning of a preset's name, or all -> dotted names
+RECIPES:dict[str, dict[str, dict[str, Any]]] = packaged("recipes.yaml") # data set -> beginning of a preset's name, or all -> dotted names
 
 def _recipe(data:str, preset:str)->dict[str, Any]:
     "What suits a preset on a data set"

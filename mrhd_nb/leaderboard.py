@@ -8,7 +8,6 @@ __all__ = ['HEADLINES', 'LENGTHS', 'named_systems', 'score_systems', 'samples_of
            'reproduced_words', 'interval_block', 'interval_text']
 
 # %% ../nbs/19c_leaderboard.ipynb #ffe38bdb
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-import yaml
-from .config import InputError
+from .config import InputError, packaged
 from .ledger import record_scoring, split_digest
 from .metrics import Source, read_lines
 from .per_query import averages, per_query
@@ -187,8 +185,7 @@ def resolution_words(
 # %% ../nbs/19c_leaderboard.ipynb #1d3db179
 def published_rows(annotations:Source)->tuple[str, dict[str, dict[str, float]]]: # name of the split, system -> metric (as papers call it) -> percent
     "What others published for these queries; empty for a split that is not known"
-    known = yaml.safe_load(importlib.resources.files("mrhd_nb").joinpath("published.yaml").read_text(encoding="utf-8"))
-    found = known.get(split_digest(v["qid"] for v in read_lines(annotations, "annotations").values), {})
+    found = packaged("published.yaml").get(split_digest(v["qid"] for v in read_lines(annotations, "annotations").values), {})
     return found.get("split", ""), found.get("rows", {})
 
 # %% ../nbs/19c_leaderboard.ipynb #eee128bc
