@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 from .annotations import Record
 from .config import DataConfig, InputError, StreamConfig, data_config, data_path
@@ -421,6 +420,7 @@ def _say(value:Any)->str:
 # %% ../nbs/03c_doctor.ipynb #d38aa884
 def describe(diagnosis:Diagnosis)->str: # several lines
     "A diagnosis as text"
+    import pandas as pd
     tables = [pd.DataFrame([{name: _say(value) for name, value in row.items()} for row in rows]) for rows in (diagnosis.splits, diagnosis.streams) if rows]
     lines = [table.to_string(index=False)+"\n" for table in tables]
     for f in diagnosis.findings:

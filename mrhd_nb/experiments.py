@@ -13,15 +13,13 @@ import hashlib, importlib.resources, json, os, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
-import pandas as pd
+from typing import Any, Callable, TYPE_CHECKING
 from .annotations import as_json
-from .checkpoints import load_model
 from .config import InputError, RunConfig, override, parse_overrides, read_config, read_json, run_config, to_dict, write_atomic, write_json
 from .ledger import record_run
-from .per_query import per_query
-from .splits import open_split
-from .training import score, shuffle_queries, train
+
+# %% ../nbs/21_experiments.ipynb #d3b7edc3
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/21_experiments.ipynb #10180297
 def notebook_folder(
@@ -103,8 +101,9 @@ def run_folder(
 # %% ../nbs/21_experiments.ipynb #a0f5ae98
 def data_table(
     **splits:Any, # split name -> records
-)->pd.DataFrame:
+)->"pd.DataFrame":
     "Size and shape of each split"
+    import pandas as pd
     rows = {}
     for name, records in splits.items():
         windows = [w for r in records for w in r.windows or ()]
@@ -127,8 +126,9 @@ def describe_epoch(
 # %% ../nbs/21_experiments.ipynb #b845cfe5
 def results_table(
     results:dict, # what `train` returns
-)->pd.DataFrame:
+)->"pd.DataFrame":
     "The brief metrics of the reported split at the best and at the last epoch"
+    import pandas as pd
     return pd.DataFrame({describe_epoch(results, which): results[which]["metrics"]["brief"] for which in ("best", "last")}).T
 
 # %% ../nbs/21_experiments.ipynb #c70d0dcd
@@ -137,8 +137,9 @@ RUN_FILES = ("config.json", "environment.json", "history.jsonl", "best.safetenso
 
 def check_run(
     folder:str|Path, # of a finished run
-)->pd.Series: # kB of each file
+)->"pd.Series": # kB of each file
     "Check that a run folder is complete and agrees with itself"
+    import pandas as pd
     folder = Path(folder)
     missing = [n for n in RUN_FILES if not (folder/n).is_file()]
     if missing: raise InputError(f"{folder}: not a finished run: {', '.join(missing)} missing")
@@ -158,6 +159,7 @@ def find_checkpoint(
 )->Path: # of the weights
     "The weights that `run` names, or those of a run that is trained now"
     if not run:
+        from mrhd_nb.training import train
         train(config, run := run_folder(config), device=device, progress=False)
     path = Path(run)/"last.safetensors" if Path(run).is_dir() else Path(run)
     if not path.is_file(): raise InputError(f"{path}: no such checkpoint")
@@ -172,6 +174,9 @@ def score_run(
     device:str="cpu",
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict and evaluate a split of a run's own data"
+    from mrhd_nb.checkpoints import load_model
+    from mrhd_nb.splits import open_split
+    from mrhd_nb.training import score, shuffle_queries
     model, config = load_model(checkpoint)
     dataset = open_split(config, split)
     if shuffled: dataset = shuffle_queries(dataset, config.seed)
@@ -183,8 +188,11 @@ def run_scores(
     checkpoint:Path,
     lines:list[dict],    # of `score_run`
     split:str="test",
-)->pd.DataFrame: # of `per_query`
+)->"pd.DataFrame": # of `per_query`
     "What each query of a run's own data scores"
+    from mrhd_nb.checkpoints import load_model
+    from mrhd_nb.per_query import per_query
+    from mrhd_nb.splits import open_split
     _, config = load_model(checkpoint)
     return per_query(config.data.dataset, lines, [as_json(r) for r in open_split(config, split).records])
 

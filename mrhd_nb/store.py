@@ -15,8 +15,6 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Iterator, Sequence
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 from . import __version__
@@ -392,7 +390,9 @@ class StoredRows:
             raise InputError(f"{folder}: part '{stream.part}': names or starts are out of order")
         self.path, self._mapped, self.rows = _map(folder, stream, "rows")
         self._state, self._read = file_state([self.path]), 0
-        with warnings.catch_warnings(action="ignore"): self._tensor = torch.from_numpy(self.rows) # warns that it must not be written to, nor is it
+        from torch import from_numpy                                   # here, since packing and checking do without torch
+        self._as_tensor = from_numpy
+        with warnings.catch_warnings(action="ignore"): self._tensor = from_numpy(self.rows) # warns that it must not be written to, nor is it
 
     def find(self, records:Sequence[Record])->tuple[list[int], list[int]]: # first row, number of rows
         "Where the rows of each record are"
@@ -415,7 +415,7 @@ class StoredRows:
     def fill(self, row:int, out:np.ndarray)->None: # out: (n, width) float32
         "Copy n rows, the first of this number"
         if self.rows.dtype == out.dtype: out[:] = self.rows[row:row+len(out)]
-        else: torch.from_numpy(out)[:] = self._tensor[row:row+len(out)]   # converts several times faster than numpy
+        else: self._as_tensor(out)[:] = self._tensor[row:row+len(out)]    # converts several times faster than numpy
 
     def copy(self, first:Sequence[int], counts:Sequence[int], out:np.ndarray)->None: # out: (B, L, width) float32
         "Copy runs of rows to their places in a batch, with zeros behind them"
@@ -460,8 +460,9 @@ class PackedStore:
     def gather_tokens(self, records:Sequence[Record])->tuple[np.ndarray, list[int]]: # (B, T, Dt), tokens of each
         "The tokens of the records' queries, padded with zeros"
         if self.text is None:                                          # made from words
+            import torch
             tables = [torch.from_numpy(FeatureFolder(self.data).tokens(record)) for record in records]
-            return pad_sequence(tables, batch_first=True).numpy(), list(map(len, tables))
+            return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True).numpy(), list(map(len, tables))
         first, lengths = self.text.find(records)
         counts = [token_count(n, self.data) for n in lengths]
         out = np.empty((len(records), max(counts), self.data.text.dim), np.float32)

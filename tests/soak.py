@@ -5,15 +5,16 @@
     python tests/soak.py stores FOLDER             # stores of 1000, 10000 and 100000 videos
 
 `train` makes a store of random features in QVHighlights' shape and trains on it; every line of FOLDER/soak.csv is what the process holds
-after so many steps. `stores` packs stores of growing size and starts on each in a process of its own."""
+after so many steps. `stores` packs stores of growing size, keeps them, and starts a training run on each in a process of its own."""
 import argparse, gc, json, os, shutil, statistics, subprocess, sys, time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from mrhd_nb import training
 from mrhd_nb.annotations import Record, write_annotations
-from mrhd_nb.config import DataConfig, RunConfig, StreamConfig, data_config, rng, run_config
+from mrhd_nb.config import DataConfig, RunConfig, StreamConfig, data_config, rng, run_config, to_dict, write_json
 from mrhd_nb.store import pack
 
 CLIPS = 75
@@ -93,50 +94,59 @@ def describe(lines:pd.DataFrame)->str:
 
 
 START = """
-import json, os, sys, time
-begun = time.perf_counter()
-from mrhd_nb.annotations import read_annotations
-from mrhd_nb.batches import MomentDataset, iterate
-from mrhd_nb.config import DataConfig, from_dict, generator
-from mrhd_nb.store import open_features
-def resident(): return int(open("/proc/self/statm").read().split()[1])*os.sysconf("SC_PAGE_SIZE")/2**20
-def batches(records): return iterate(MomentDataset(records, source, data), 32, generator=generator(0, "order"), shuffle=True)
-def clock():
-    global begun
-    before, begun = begun, time.perf_counter()
-    return begun-before
-data = from_dict(DataConfig, json.loads(sys.argv[1]))
-some = read_annotations(data.root+"/some.jsonl")
-found = {"import_s": clock()}
-memory = resident()
-source = open_features(data)
-found["open_store_s"] = clock()
-for batch in batches(some): pass
-found |= {"thousand_queries_s": clock(), "store_resident_mb": resident()-memory}
-memory = resident()
-records = read_annotations(data.root+"/train.jsonl")
-next(batches(records))
-print(json.dumps(found | {"annotations_and_first_batch_s": clock(), "annotations_resident_mb": resident()-memory}))
+import sys, time
+begun = float(sys.argv[1])                                             # when this process was asked for
+from mrhd_nb import training
+from mrhd_nb.config import read_config
+found, step, steps = {"imports_s": time.time()-begun}, training.train_step, 0
+def note(when):
+    pages, shared = map(int, open("/proc/self/statm").read().split()[1:3])
+    size = os.sysconf("SC_PAGE_SIZE")/2**20
+    return {f"{when}_s": time.time()-begun, f"{when}_private_mb": (pages-shared)*size, f"{when}_file_mb": shared*size}
+def first_step(model, weighting, optimizer, batch, *more, **options):
+    "The first is a step as ever; after it, the epoch only reads"
+    global steps, terms
+    steps += 1
+    if steps == 1:
+        found.update(note("first_batch") | {"needless": [m for m in NEEDLESS if m in sys.modules]})
+        terms = step(model, weighting, optimizer, batch, *more, **options)
+        found.update(note("first_step"))
+    if len(batch.records) < config.training.batch_size or steps*config.training.batch_size == int(sys.argv[4]):
+        print(json.dumps(found | note("pass")))
+        sys.stdout.flush()
+        os._exit(0)
+    return terms
+import json, os
+NEEDLESS = ("pandas", "scipy", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.elastic", "papermill")
+training.train_step, config = first_step, read_config(sys.argv[2])
+training.train(config, sys.argv[3], progress=False)
 """
 
 
-def start_on(root:Path, videos:int)->dict[str, float]:
-    "Pack a store of so many small videos; seconds and memory of opening it, of a pass over a thousand queries, and of reading all its annotations"
-    data = DataConfig("many", "qvhighlights", (StreamConfig("clips", ("clips/{vid}.npy",), 8),), StreamConfig("words", (), 16), root=str(root), train="train.jsonl")
-    (root/"clips").mkdir(parents=True)
-    draw, rows = rng(0, "many"), rng(0, "rows").standard_normal((videos+CLIPS, 8), np.float32)
-    records = [record(i, draw) for i in range(videos)]
-    for i, r in enumerate(records): np.save(root/"clips"/f"{r.vid}.npy", rows[i:i+CLIPS])
-    write_annotations(root/"train.jsonl", records)
-    write_annotations(root/"some.jsonl", records[::max(1, videos//1000)])
-    begun = time.perf_counter()
-    pack(data, root/"store")
-    packed = time.perf_counter()-begun
-    shutil.rmtree(root/"clips")
-    data = replace(data, store="store")
-    done = subprocess.run([sys.executable, "-c", START, json.dumps(asdict(data))], capture_output=True, text=True, check=True)
-    size = sum(p.stat().st_size for p in (root/"store").iterdir())
-    return {"videos": videos, "store_bytes_mb": size/2**20, "pack_s": packed} | json.loads(done.stdout)
+def make_many(root:Path, videos:int)->DataConfig:
+    "Pack a store of so many small videos with one query each; a tenth of them are validated on, a tenth reported"
+    splits = {split: f"{split}.jsonl" for split in ("train", "val", "test")}
+    data = DataConfig("many", "qvhighlights", (StreamConfig("clips", ("clips/{vid}.npy",), 8),), StreamConfig("words", (), 16), root=str(root), **splits)
+    if not (root/"store").exists():
+        (root/"clips").mkdir(parents=True)
+        draw, rows = rng(0, "many"), rng(0, "rows").standard_normal((videos+CLIPS, 8), np.float32)
+        records = [record(i, draw) for i in range(videos)]
+        for i, r in enumerate(records): np.save(root/"clips"/f"{r.vid}.npy", rows[i:i+CLIPS])
+        for some, name in zip((records, records[::10], records[5::10]), splits.values()): write_annotations(root/name, some)
+        pack(data, root/"store")
+        shutil.rmtree(root/"clips")
+    return replace(data, store="store")
+
+
+def start_on(root:Path, videos:int)->dict[str, Any]:
+    """What a user waits for who trains on so many videos, in a new process: seconds from its start to the end of the imports, to the first
+    batch, and to the end of the first step; memory of its own and of mapped files then, and after all batches of an epoch"""
+    data = make_many(root, videos)
+    write_json(root/"config.json", to_dict(run_config("taskweave_both", data, overrides=SMALL | {"training.batch_size": 32, "training.epochs": 1})))
+    shutil.rmtree(root/"run", ignore_errors=True)
+    command = [sys.executable, "-c", START, str(time.time()), str(root/"config.json"), str(root/"run"), str(videos)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {"videos": videos, "store_bytes_mb": sum(p.stat().st_size for p in (root/"store").iterdir())/2**20} | json.loads(done.stdout)
 
 
 def stores(folder:Path, sizes:list[int])->pd.DataFrame:

@@ -28,3 +28,11 @@ def test_nothing_grows(tmp_path, monkeypatch):
     assert settled.open_files.nunique() == 1, lines.to_string()
     assert settled.resident_mb.max()-settled.resident_mb.iloc[0] < 24 and settled.objects.max() < 1.01*settled.objects.iloc[0], lines.to_string()
     assert soak.describe(lines).count("\n") == 11
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_run_starts_without_what_it_does_not_need(tmp_path):
+    row = soak.start_on(tmp_path, 96)
+    assert set(row.pop("needless")) <= {"sympy", "torch._dynamo"} # of torch's optimizers
+    assert 0 < row["imports_s"] < row["first_batch_s"] < row["first_step_s"] < row["pass_s"]
+    assert all(row[f"{when}_private_mb"] > 50 < row[f"{when}_file_mb"] for when in ("first_batch", "first_step", "pass"))
