@@ -48,10 +48,8 @@ def _say(message:str, status:int)->int:
 # %% ../nbs/22_cli.ipynb #8421f08b
 def train_command(arguments:argparse.Namespace)->None:
     "Train one run through its notebook"
-    from torch.distributed import is_torchelastic_launched
     from mrhd_nb.config import InputError, read_json
     from mrhd_nb.experiments import experiment_config, results_table, run_notebook
-    from mrhd_nb.training import pin_init, train
     resume, config, changes = arguments.resume, arguments.config, list(arguments.set)
     out = resume or arguments.out
     if resume: config = str(Path(resume)/"config.json")
@@ -60,8 +58,11 @@ def train_command(arguments:argparse.Namespace)->None:
     if config and arguments.seed is not None: changes.append(f"seed={arguments.seed}")
     if arguments.init: changes += [f"training.init={json.dumps(arguments.init)}", 'training.init_sha256=""']
     what = {"preset": arguments.preset, "data": arguments.data, "seed": arguments.seed or 0, "overrides": changes, "config": config}
-    resolved = pin_init(experiment_config(**what)) # refuses a wrong name, or weights that are not there, before a kernel is started
-    if is_torchelastic_launched():                                     # one of the processes of torchrun: no notebook, and the first speaks
+    resolved, together = experiment_config(**what), "TORCHELASTIC_RUN_ID" in os.environ # torch's own sign, read without torch
+    if together or resolved.training.init:
+        from mrhd_nb.training import pin_init, train
+        resolved = pin_init(resolved)                                  # refuses weights that are not there before a kernel is started
+    if together:                                                       # one of the processes of torchrun: no notebook, and the first speaks
         train(resolved, out, device=arguments.device)
         if os.environ["RANK"] != "0": return
     else: run_notebook("train", out, what | {"device": arguments.device, "processes": arguments.processes}, stream=sys.stderr)

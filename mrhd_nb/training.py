@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STATE_SCHEMA', 'require_labels', 'ShuffledQueries', 'shuffle_queries', 'learning_rate', 'NonFiniteLoss', 'total_loss',
-           'train_step', 'update_average', 'State', 'new_state', 'save_state', 'load_state', 'log_variances',
+           'train_step', 'update_average', 'State', 'AdamW', 'new_state', 'save_state', 'load_state', 'log_variances',
            'train_epoch', 'end_epoch', 'score', 'headline', 'keep', 'report_both', 'finish', 'pin_init', 'start_from',
            'open_run', 'repeatable', 'run_epochs', 'is_trained', 'train']
 
 # %% ../nbs/18_training.ipynb #d1a23c99
-import contextlib, dataclasses, hashlib, io, math, os, sys, time
+import contextlib, dataclasses, hashlib, inspect, io, math, os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator
@@ -50,9 +50,9 @@ class ShuffledQueries:
     ):
         order = rng(seed, "shuffled queries").permutation(len(records))
         self.source, self.partner = source, {}
-        for i, j in enumerate(order):
-            rest = np.roll(order, -i)
-            self.partner[records[i].qid] = next((records[k] for k in (j, *rest) if records[k].vid != records[i].vid), records[j])
+        for i, record in enumerate(records):
+            others = (records[order[(i+k) % len(order)]] for k in range(len(order))) # one that happens to be of this video gives way to the next
+            self.partner[record.qid] = next((other for other in others if other.vid != record.vid), records[order[i]])
 
     def video(self, record:Record)->np.ndarray:
         "The record's own clips (Lc, Dv)"
@@ -151,6 +151,13 @@ class State:
         "Whatever holds tensors, by name"
         return {n: getattr(self, n) for n in ("model", "weighting", "optimizer", "average") if getattr(self, n) is not None}
 
+# %% ../nbs/18_training.ipynb #a88dc323
+class AdamW(torch.optim.AdamW):
+    "AdamW of torch, without the wrappers that import its compiler"
+    add_param_group, zero_grad, state_dict, load_state_dict = (
+        inspect.unwrap(getattr(torch.optim.Optimizer, name)) for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"))
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
 # %% ../nbs/18_training.ipynb #c6c99fe9
 def new_state(
     config:RunConfig,
@@ -161,7 +168,7 @@ def new_state(
     build = lambda: MomentModel(config, generator(config.seed, "weights")).to(device)
     model, weighting = build(), make_weighting(training.losses).to(device)
     groups = [{"params": list(model.parameters()), "rate": 1.}, {"params": list(weighting.parameters()), "rate": training.weight_rate}]
-    optimizer = torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    optimizer = AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
     return State(model, weighting, optimizer, build().requires_grad_(False) if training.ema_decay else None)
 
 # %% ../nbs/18_training.ipynb #11308a9f
