@@ -233,7 +233,7 @@ class MomentDataset:
         "The clips or the tokens of some records, padded"
         if self.gathers:
             rows, lengths = getattr(self.source, {"video": "gather_videos", "tokens": "gather_tokens"}[kind])(records)
-            return torch.from_numpy(rows), lengths
+            return torch.as_tensor(rows), lengths
         tables = [self._features(kind, record.vid if kind == "video" else record.qid, record) for record in records]
         return pad_sequence(tables, batch_first=True), list(map(len, tables))
 

@@ -244,6 +244,7 @@ class TrainingConfig:
     select_by:str = "MR-full-mAP" # metric whose best epoch is kept beside the last
     select_on:str = "val"        # val: the validation part; test: the reported split itself, which flatters; none: the last epoch counts
     deterministic:bool = False   # on a GPU: only operations that give the same bits each time, which are slower; one that cannot stops the run
+    resident:bool = False        # keep the features of training and of the split that picks the epoch in the device's memory, where batches are gathered; the same bits
     shuffle_queries:bool = False # control: every video is trained with another video's query
     init:str = ""                # checkpoint or run folder whose weights the run starts from
     init_sha256:str = ""         # of that checkpoint; filled in when the run begins

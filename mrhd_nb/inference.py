@@ -19,6 +19,7 @@ from .annotations import Record
 from .batches import Batch, MomentDataset, Sample, by_length, collate, iterate
 from .checkpoints import load_model
 from .config import DataConfig, InputError, Quirks, write_atomic
+from .devices import send_ahead
 from .features import assemble, assemble_tokens, read_array, word_vectors
 from .models import Prediction
 from .processes import Processes
@@ -119,8 +120,9 @@ def predict_dataset(
     order = list(range(len(dataset))) if quirks.sees_padding else by_length(dataset.records)
     model.eval()
     try:
-        for batch in iterate(dataset, batch_size, order=order, part=us.part(math.ceil(len(dataset)/batch_size))):
-            prediction = model(batch.to(device), feedback=feedback, negatives=False, moments=has_moments(dataset.data))
+        batches = iterate(dataset, batch_size, order=order, part=us.part(math.ceil(len(dataset)/batch_size)))
+        for sent, batch in send_ahead(((b, b) for b in batches), device):
+            prediction = model(sent, feedback=feedback, negatives=False, moments=has_moments(dataset.data))
             lines += postprocess(prediction, batch, data=dataset.data, quirks=quirks, nms=nms)
     finally: model.train(training)
     found = dict(zip(order, us.gather(lines), strict=True))

@@ -50,4 +50,5 @@ def match(
     windows = torch.cat([s for s, n in zip(targets.spans, counts) if n])
     cost = match_costs(logits.float(), spans_cw.float(), windows, losses).cpu().split(counts, dim=-1)
     pairs = [_assign(c[b], b) for b, c in enumerate(cost)]
-    return [(q.to(logits.device), g.to(logits.device)) for q, g in pairs]
+    both = torch.cat([torch.stack(pair) for pair in pairs], 1).to(logits.device) # one transfer
+    return [tuple(pair) for pair in both.split([len(q) for q, _ in pairs], 1)]

@@ -21,6 +21,7 @@ from .annotations import Record, as_json
 from .batches import Batch, MomentDataset, iterate, label_kind
 from .checkpoints import load_model, save_model
 from .config import InputError, RunConfig, TrainingConfig, derive_seed, generator, override, read_json, rng, write_atomic, write_json
+from .devices import check_device, make_resident, send_ahead
 from .inference import predict_dataset, write_submission
 from .ledger import record_run
 from .losses import LossTerms, compute_losses
@@ -198,7 +199,7 @@ def load_state(state:State, path:str|Path)->None:
 def log_variances(weighting:nn.Module)->dict[str, float]:
     "The two log-variances of the task-dependent joint loss; empty for fixed weights"
     if not isinstance(weighting, JointWeighting): return {}
-    return {"hd": float(weighting.hd_log_var.detach()), "mr": float(weighting.mr_log_var.detach())}
+    return dict(zip(("hd", "mr"), torch.cat((weighting.hd_log_var.detach(), weighting.mr_log_var.detach())).tolist()))
 
 # %% ../nbs/18_training.ipynb #ade00836
 def train_epoch(
@@ -217,13 +218,13 @@ def train_epoch(
     state.model.train()
     clock = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
-        for batch in iterate(dataset, training.batch_size, generator=generator(config.seed, "epoch", epoch), shuffle=True, bucket=training.bucket, part=rest):
+        batches = iterate(dataset, training.batch_size, generator=generator(config.seed, "epoch", epoch), shuffle=True, bucket=training.bucket, part=rest)
+        for own, share in send_ahead(map(us.take, batches), device):
             torch.manual_seed(derive_seed(config.seed, "dropout", state.step, *us.name))
             rate = learning_rate(state.step, steps, training)
             for group in state.optimizer.param_groups: group["lr"] = rate*group["rate"]
             weights = log_variances(state.weighting)
-            own, share = us.take(batch)
-            terms = train_step(state.model, state.weighting, state.optimizer, own.to(device), training, feedback=feedback, share=share)
+            terms = train_step(state.model, state.weighting, state.optimizer, own, training, feedback=feedback, share=share)
             if state.average and training.ema_every == "step": update_average(state.average, state.model, training.ema_decay)
             before, clock = clock, time.perf_counter()
             state.step += 1
@@ -376,6 +377,7 @@ def open_run(
     require_labels(data["train"])
     if us.first: note_environment(out, device, us.count, **data)
     if resumed: load_state(state, out/"resume.pt")
+    if config.training.resident: data |= {split: make_resident(data[split], device) for split in ("train", config.training.select_on) if split in data}
     if us.first: write_history(out/"history.jsonl", state.history)
     return data, state
 
@@ -443,6 +445,7 @@ def train(
     "Train, evaluate, keep best and last; return both"
     config, out = pin_init(config), Path(out)
     if processes < 1: raise InputError(f"processes: {processes} is not at least 1")
+    check_device(device)
     if not is_trained(out, config):
         if processes == 1: _train_together(config, out, device, progress)
         else: launch(_train_together, processes, config, out, device, progress)

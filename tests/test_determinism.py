@@ -44,9 +44,9 @@ def test_another_seed_gives_others(run, tmp_path):
     assert all(a != b for a, b in zip(content(tmp_path).values(), run.values()))
 
 
-@pytest.mark.parametrize("name, value", [("save_every", 1), ("deterministic", True)])
+@pytest.mark.parametrize("name, value", [("save_every", 1), ("deterministic", True), ("resident", True)])
 def test_what_only_watches_changes_no_bit(name, value, run, tmp_path):
-    "How often the state is saved, whether torch is held to operations that repeat"
+    "How often the state is saved, whether torch is held to operations that repeat, where the features lie"
     train(config(**{f"training.{name}": value}), tmp_path, progress=False)
     same = [n for n in FILES if n.endswith("l")] # the files of weights hold the configuration too
     assert [content(tmp_path)[n] for n in same] == [run[n] for n in same]
