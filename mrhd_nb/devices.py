@@ -6,7 +6,7 @@
 __all__ = ['T', 'R', 'check_device', 'read_ahead', 'each_tensor', 'send_ahead', 'Table', 'lay_table', 'free_bytes',
            'read_features', 'ResidentFeatures', 'make_resident']
 
-# %% ../nbs/05c_devices.ipynb #63691d5c
+# %% ../nbs/05c_devices.ipynb #80d907d1
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -18,7 +18,7 @@ from .annotations import Record
 from .batches import Batch, MomentDataset, Targets
 from .config import InputError
 
-# %% ../nbs/05c_devices.ipynb #ac5efbd0
+# %% ../nbs/05c_devices.ipynb #a4866501
 def check_device(device:str|torch.device)->torch.device: # the same
     "A device that torch finds on this machine"
     try: found = torch.device(device)
@@ -28,7 +28,7 @@ def check_device(device:str|torch.device)->torch.device: # the same
         raise InputError(f"device '{device}': is not here; torch {torch.__version__} finds {torch.cuda.device_count()} GPUs and the processor")
     return found
 
-# %% ../nbs/05c_devices.ipynb #23de5a65
+# %% ../nbs/05c_devices.ipynb #552d92fd
 T, R = TypeVar("T"), TypeVar("R")
 _END = object()
 
@@ -50,7 +50,7 @@ def read_ahead(
             coming = thread.submit(prepare)
             yield ready
 
-# %% ../nbs/05c_devices.ipynb #eb4ec28d
+# %% ../nbs/05c_devices.ipynb #5cecba18
 def each_tensor(
     value:Any, # a batch, or what is in it
     function:Callable[[Tensor], Tensor], # keeps the rows
@@ -61,19 +61,12 @@ def each_tensor(
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor): return tuple(function(torch.cat(value)).split([len(x) for x in value]))
     return value
 
-# %% ../nbs/05c_devices.ipynb #393610c1
+# %% ../nbs/05c_devices.ipynb #76a92e27
 def _send(tensor:Tensor, device:torch.device)->Tensor:
     "A copy on the device that the program does not wait for; what is there already is left"
     return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
 
-def send_ahead(
-    pairs:Iterable[tuple[Batch, Any]], # batches, and what goes along with each and stays here
-    device:str|torch.device,
-)->Iterable[tuple[Batch, Any]]: # the same, with the batches on the device
-    "Read and send the next batch while the present one is computed; on a processor there is nothing to do"
-    device = torch.device(device)
-    return pairs if device.type == "cpu" else _send_ahead(pairs, device)
-
+# %% ../nbs/05c_devices.ipynb #bb8f734a
 def _send_ahead(pairs:Iterable[tuple[Batch, Any]], device:torch.device)->Iterator[tuple[Batch, Any]]:
     here, beside = torch.accelerator.current_stream(device), torch.Stream(device)
     beside.wait_stream(here)                                           # features that live on the device have been written there
@@ -92,7 +85,16 @@ def _send_ahead(pairs:Iterable[tuple[Batch, Any]], device:torch.device)->Iterato
         for tensor in sent: tensor.record_stream(here)
         yield batch, along
 
-# %% ../nbs/05c_devices.ipynb #ef081d5c
+# %% ../nbs/05c_devices.ipynb #6d8180d0
+def send_ahead(
+    pairs:Iterable[tuple[Batch, Any]], # batches, and what goes along with each and stays here
+    device:str|torch.device,
+)->Iterable[tuple[Batch, Any]]: # the same, with the batches on the device
+    "Read and send the next batch while the present one is computed; on a processor there is nothing to do"
+    device = torch.device(device)
+    return pairs if device.type == "cpu" else _send_ahead(pairs, device)
+
+# %% ../nbs/05c_devices.ipynb #1d7c489b
 @dataclass(frozen=True, eq=False)
 class Table:
     "Tables of one width, one behind the other on a device"
@@ -110,6 +112,7 @@ class Table:
         index, counts = self.index(names)
         return self.rows[index.to(self.rows.device)], counts
 
+# %% ../nbs/05c_devices.ipynb #372a4c95
 def lay_table(
     tables:dict[Hashable, Tensor], # name -> (n, D); emptied on the way, so that little is held twice
     device:str|torch.device,
@@ -122,11 +125,12 @@ def lay_table(
     for name, (first, n) in places.items(): rows[first:first+n] = tables.pop(name)
     return Table(rows, places)
 
-# %% ../nbs/05c_devices.ipynb #cba6c315
+# %% ../nbs/05c_devices.ipynb #8adb4888
 def free_bytes(device:str|torch.device)->int|None: # None: not known
     "Memory of a device that is free, as far as torch knows it"
     return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else None
 
+# %% ../nbs/05c_devices.ipynb #57e45a66
 def read_features(
     dataset:MomentDataset,
     device:str|torch.device, # where they shall go
@@ -143,7 +147,7 @@ def read_features(
                              f"on {device}; with resident=false they are sent batch by batch")
     return found
 
-# %% ../nbs/05c_devices.ipynb #dcef8f9a
+# %% ../nbs/05c_devices.ipynb #31cde222
 class ResidentFeatures:
     "The features of a data set in the memory of a device, where batches are gathered"
     def __init__(self,
@@ -169,6 +173,7 @@ class ResidentFeatures:
         "The tokens of the record's query"
         return self.gather_tokens([record])[0][0].cpu().numpy()
 
+# %% ../nbs/05c_devices.ipynb #c66066dd
 def make_resident(
     dataset:MomentDataset,
     device:str|torch.device,
