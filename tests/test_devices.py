@@ -1,13 +1,19 @@
-"Where the features lie changes no bit of a training: folders, stores, memory; alone and as one of two processes"
+"Where the features lie changes no bit of a training; a step reads tensors of one device only and asks it nothing"
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from mrhd_nb import losses
 from mrhd_nb.annotations import Record, write_annotations
+from mrhd_nb.batches import planted_batch
 from mrhd_nb.checkpoints import read_tensors
 from mrhd_nb.config import DataConfig, InputError, StreamConfig, override, rng, run_config, write_json
 from mrhd_nb.store import pack
-from mrhd_nb.training import train
+from mrhd_nb.training import new_state, train, update_average
 
 SMALL = {"model.width": 16, "model.ffn": 16, "model.heads": 2, "model.encoder_layers": 1, "training.epochs": 2, "training.batch_size": 5,
          "training.eval_every": 1, "training.eval_batch_size": 4, "training.bucket": 2}
@@ -47,3 +53,41 @@ def test_a_device_that_is_not_here_is_said_in_one_line(tmp_path):
     with pytest.raises(InputError, match="^device 'cuda:99': is not here; torch .* finds [0-9]+ GPUs and the processor$"):
         train(run_config("tr_detr", "synthetic"), tmp_path/"run", device="cuda:99", progress=False)
     assert not (tmp_path/"run").exists()
+
+
+class OneDevice(TorchDispatchMode):
+    "Every operation reads tensors of one device; numbers may come from anywhere, and a copy may cross"
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()}
+        assert len(found) < 2 or function in (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default), f"{function} reads tensors of {found}"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Work on the meta device, which is no processor, takes the ways of a GPU and holds no values: a question to it is an error.
+    It has no autocast, and the matching, which is made of values, is given."""
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *a: False)
+    monkeypatch.setattr(losses, "match", lambda logits, spans, targets, config: [(torch.arange(len(s), device=logits.device),)*2 for s in targets.spans])
+
+
+@pytest.mark.parametrize("preset", ["taskweave_both", "tr_detr"])
+def test_a_step_stays_on_its_device(preset, elsewhere):
+    "Forward with and without feedback and figures, every loss, backward, clipping, averaging"
+    small = {"model.width": 16, "model.ffn": 16, "model.heads": 2, "model.video_dim": 26, "model.text_dim": 16, "training.ema_decay": 0.9}
+    config = run_config(preset, "synthetic", overrides=small)
+    state, batch = new_state(config, "meta"), planted_batch().to("meta")
+    parameters = [*state.model.parameters(), *state.weighting.parameters()]
+    with OneDevice():
+        for on in (True, False):
+            terms = losses.compute_losses(state.model(batch, feedback=on, maps=on), batch.targets, config.training.losses, state.model.config.quirks)
+            state.weighting(terms).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 0.1)
+            update_average(state.average, state.model, 0.9)
+    assert sum(p.grad is not None and p.grad.is_meta for p in parameters) == len(parameters)
+
+
+def test_the_watch_sees_what_is_mixed_or_asked():
+    with OneDevice(), pytest.raises(AssertionError, match="mul.Tensor reads tensors of"): torch.zeros(2, device="meta")*torch.zeros(2)
+    with OneDevice(), pytest.raises(RuntimeError): bool(torch.zeros((), device="meta"))
