@@ -387,11 +387,12 @@ def repeatable(
     wanted:bool,
 )->Iterator[None]:
     "While the block runs, let torch use only operations that give the same bits each time"
-    before = torch.are_deterministic_algorithms_enabled()
     if wanted: os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted or before)
+    changes = wanted and not torch.are_deterministic_algorithms_enabled()
+    if changes: torch.use_deterministic_algorithms(True)               # not called without need: it too imports the compiler
     try: yield
-    finally: torch.use_deterministic_algorithms(before)
+    finally:
+        if changes: torch.use_deterministic_algorithms(False)
 
 # %% ../nbs/18_training.ipynb #52db9b6b
 def run_epochs(
