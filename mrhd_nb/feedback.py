@@ -106,7 +106,6 @@ class MomentReader(nn.Module):
         self.gru = nn.GRU(width, width, batch_first=True)
         self.from_negative, self.over_padding = from_negative, over_padding
 
-    @torch.compiler.disable
     def read(self, clips:Tensor, first:Tensor, count:Tensor)->Tensor: # (B, L, D), (B,), (B,) -> state (B, D)
         packed = clips.device.type == "cpu" and not self.over_padding
         step = torch.arange(max(int(count.max()), 1) if packed else clips.shape[1], device=clips.device) # (S,)
@@ -120,5 +119,6 @@ class MomentReader(nn.Module):
         span_cw:Tensor,   # (B, 2)
         clip_mask:Tensor, # (B, L)
     )->Tensor: # r (B, L)
-        state = self.read(clips, *moment_rows(span_cw, clip_mask, from_negative=self.from_negative))
+        read = torch.compiler.disable(self.read) if torch.compiler.is_compiling() else self.read # by name, it would import the compiler
+        state = read(clips, *moment_rows(span_cw, clip_mask, from_negative=self.from_negative))
         return (clips@state[...,None])[...,0]
