@@ -245,6 +245,7 @@ class TrainingConfig:
     select_on:str = "val"        # val: the validation part; test: the reported split itself, which flatters; none: the last epoch counts
     deterministic:bool = False   # on a GPU: only operations that give the same bits each time, which are slower; one that cannot stops the run
     resident:bool = False        # keep the features of training and of the split that picks the epoch in the device's memory, where batches are gathered; the same bits
+    compile:bool = False         # let torch.compile make the model's forward, on a GPU with CUDA graphs; it starts slowly, rounds otherwise and draws other numbers for dropout
     shuffle_queries:bool = False # control: every video is trained with another video's query
     init:str = ""                # checkpoint or run folder whose weights the run starts from
     init_sha256:str = ""         # of that checkpoint; filled in when the run begins

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['T', 'R', 'check_device', 'read_ahead', 'each_tensor', 'send_ahead', 'Table', 'lay_table', 'free_bytes',
-           'read_features', 'ResidentFeatures', 'make_resident']
+           'read_features', 'ResidentFeatures', 'make_resident', 'compile_model']
 
 # %% ../nbs/05c_devices.ipynb #80d907d1
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from .annotations import Record
 from .batches import Batch, MomentDataset, Targets
 from .config import InputError
@@ -180,3 +180,14 @@ def make_resident(
 )->MomentDataset: # of the same records
     "The same data set with its features in the memory of a device"
     return MomentDataset(dataset.records, ResidentFeatures(dataset, device), dataset.data)
+
+# %% ../nbs/05c_devices.ipynb #1e8d70f6
+def compile_model(
+    model:nn.Module, # compiled in place
+    device:str|torch.device,
+    backend:str|Callable="inductor", # torch's name for a compiler
+)->None:
+    "Let torch compile a model's forward, for any lengths; on a GPU with CUDA graphs"
+    graphs = {"mode": "reduce-overhead"} if torch.device(device).type == "cuda" and backend == "inductor" else {}
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit) # past it torch would go on uncompiled
+    model.compile(dynamic=True, backend=backend, **graphs)

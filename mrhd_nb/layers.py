@@ -35,6 +35,7 @@ def drop(
     "Set elements to zero at random and scale the others up"
     cut = min(round(256*probability), 255)
     if not cut: return x
+    if torch.compiler.is_compiling(): return F.dropout(x, cut/256)
     words = torch.empty(-(-x.numel()//8), dtype=torch.int64, device=x.device).random_(-2**63, None)
     kept = words.view(torch.uint8)[:x.numel()].view(x.shape).clamp_(cut-1, cut).sub_(cut-1) # 1 from `cut` on: a comparison takes ten times as long
     return _Keep.apply(x, kept if x.element_size() > 2 else kept.to(x.dtype), 256/(256-cut)) # bytes save memory, bfloat16 the second conversion
@@ -286,6 +287,8 @@ def max_pool(
     size:int=5, # clips, odd
 )->Tensor: # (B, L, D), zero where padded
     "Maximum over a window of clips around each, length kept"
+    if clip_mask is None and torch.compiler.is_compiling():            # the one below is compiled anew for each length
+        return F.max_pool2d(x.mT[:,None], (1, size), 1, (0, size//2))[:,0].mT
     if clip_mask is None: return F.max_pool1d(x.mT, size, 1, size//2).mT
     real = clip_mask[...,None].to(x.dtype)
     return max_pool(x+(real-1)*1e30, size=size)*real                   # infinity times zero would not be zero

@@ -21,7 +21,7 @@ from .annotations import Record, as_json
 from .batches import Batch, MomentDataset, iterate, label_kind
 from .checkpoints import load_model, save_model
 from .config import InputError, RunConfig, TrainingConfig, derive_seed, generator, override, read_json, rng, write_atomic, write_json
-from .devices import check_device, make_resident, send_ahead
+from .devices import check_device, compile_model, make_resident, send_ahead
 from .inference import predict_dataset, write_submission
 from .ledger import record_run
 from .losses import LossTerms, compute_losses
@@ -378,6 +378,8 @@ def open_run(
     if us.first: note_environment(out, device, us.count, **data)
     if resumed: load_state(state, out/"resume.pt")
     if config.training.resident: data |= {split: make_resident(data[split], device) for split in ("train", config.training.select_on) if split in data}
+    if config.training.compile:
+        for model in {state.model, state.scored}: compile_model(model, device)
     if us.first: write_history(out/"history.jsonl", state.history)
     return data, state
 

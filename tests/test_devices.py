@@ -1,19 +1,23 @@
-"Where the features lie changes no bit of a training; a step reads tensors of one device only and asks it nothing"
+"Where the features lie changes no bit of a training; a step reads tensors of one device only and asks it nothing; compiled, it is the same step"
 import contextlib
+from functools import partial
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from mrhd_nb import losses
+from mrhd_nb import losses, training
 from mrhd_nb.annotations import Record, write_annotations
 from mrhd_nb.batches import planted_batch
-from mrhd_nb.checkpoints import read_tensors
+from mrhd_nb.checkpoints import load_model, read_tensors
 from mrhd_nb.config import DataConfig, InputError, StreamConfig, override, rng, run_config, write_json
+from mrhd_nb.devices import compile_model
+from mrhd_nb.runs import hold_folder, prepare_folder
 from mrhd_nb.store import pack
-from mrhd_nb.training import new_state, train, update_average
+from mrhd_nb.training import new_state, open_run, train, train_epoch, train_step, update_average
 
 SMALL = {"model.width": 16, "model.ffn": 16, "model.heads": 2, "model.encoder_layers": 1, "training.epochs": 2, "training.batch_size": 5,
          "training.eval_every": 1, "training.eval_batch_size": 4, "training.bucket": 2}
@@ -91,3 +95,39 @@ def test_a_step_stays_on_its_device(preset, elsewhere):
 def test_the_watch_sees_what_is_mixed_or_asked():
     with OneDevice(), pytest.raises(AssertionError, match="mul.Tensor reads tensors of"): torch.zeros(2, device="meta")*torch.zeros(2)
     with OneDevice(), pytest.raises(RuntimeError): bool(torch.zeros((), device="meta"))
+
+
+LITTLE = {"model.width": 16, "model.ffn": 16, "model.heads": 2, "model.encoder_layers": 1, "model.fusion_layers": 1, "model.dropout": 0., "model.input_dropout": 0.}
+
+
+@pytest.mark.parametrize("preset", ["taskweave_mr2hd", "tr_detr"])
+def test_compiled_steps_are_the_plain_ones(preset):
+    "Losses, weights and answers, for batches of other lengths and sizes, of which none is compiled anew; the graphs are run as they were traced, since to generate code takes minutes"
+    config, counter = run_config(preset, "synthetic", overrides=LITTLE | {"model.video_dim": 26, "model.text_dim": 16}), CompileCounterWithBackend("eager")
+    plain, compiled = new_state(config), new_state(config)
+    compile_model(compiled.model, "cpu", counter)
+    seen = []
+    for batch in (planted_batch(0), planted_batch(1, (20, 9), (5, 3)), planted_batch(2, (30, 3, 2, 5, 8), (9, 4, 2, 2, 3))):
+        one, other = (train_step(s.model, s.weighting, s.optimizer, batch, config.training, feedback=True) for s in (plain, compiled))
+        np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-5, atol=1e-5)
+        seen.append(counter.frame_count)
+    assert seen[0] == seen[1] == seen[2] > 0
+    for (name, a), b in zip(plain.model.state_dict().items(), compiled.model.state_dict().values(), strict=True): torch.testing.assert_close(b, a, rtol=0, atol=1e-5, msg=name)
+    with torch.no_grad(): one, other = (s.model.eval()(batch, negatives=False) for s in (plain, compiled))
+    for name in ("logits", "spans", "saliency"): torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=0, atol=1e-5)
+
+
+def test_a_compiled_run_is_averaged_saved_and_resumed(tmp_path, monkeypatch):
+    "Stopped after an epoch it ends with the same bits; its checkpoint is like any other"
+    monkeypatch.setattr(training, "compile_model", partial(compile_model, backend="eager"))
+    small = LITTLE | {"data.train_queries": 16, "data.val_queries": 6, "data.test_queries": 5, "training.epochs": 2, "training.batch_size": 8, "training.eval_every": 1,
+                      "training.save_every": 3, "training.ema_decay": 0.9, "model.input_dropout": 0.1}
+    config = run_config("taskweave_mr2hd", "synthetic", overrides=small | {"training.compile": True})
+    train(config, tmp_path/"whole", progress=False)
+    out = tmp_path/"stopped"
+    with hold_folder(out):
+        data, state = open_run(config, prepare_folder(out, config))
+        train_epoch(state, data["train"], config, save=out/"resume.pt")
+    train(config, out, progress=False)
+    assert bits(out) == bits(tmp_path/"whole")
+    assert load_model(out/"last.safetensors")[0].state_dict().keys() == state.average.state_dict().keys() == new_state(config).model.state_dict().keys()
