@@ -9,7 +9,7 @@ __all__ = ['FIELDS', 'Record', 'parse_record', 'as_json', 'read_lines', 'decode_
 # %% ../nbs/02_annotations.ipynb #a4dc0877
 import contextlib, gc, json, reprlib
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 import numpy as np
@@ -98,12 +98,15 @@ def _clip_ids(name:str, values:Any)->tuple[int, ...]:
     if len(set(ids)) < len(ids): raise InputError(f"field '{name}': a clip is listed twice")
     return ids
 
+_ROWS = {row: row for row in product(range(5), repeat=3)} # all that there are: clips with the same scores share one
+
 def _scores(name:str, values:Any, clips:int)->tuple[tuple[int, ...], ...]:
     "Three scores of 0..4 for each relevant clip"
-    lists = {*map(type, _list(name, values, clips))} == {list}
-    if not (lists and {*map(len, values)} == {3} and _integers([*chain.from_iterable(values)], 4)):
-        for i, row in enumerate(values):
-            for v in _list(f"{name}[{i}]", row, 3): _number(f"{name}[{i}]", v, 0, 4, "an integer")
+    plain = {*map(type, _list(name, values, clips))} == {list} and {*map(type, chain.from_iterable(values))} == {int}
+    rows = tuple(map(_ROWS.get, map(tuple, values))) if plain else (None,)
+    if None not in rows: return rows
+    for i, row in enumerate(values):
+        for v in _list(f"{name}[{i}]", row, 3): _number(f"{name}[{i}]", v, 0, 4, "an integer")
     return tuple(map(tuple, values))
 
 # %% ../nbs/02_annotations.ipynb #bab9baaf
@@ -162,7 +165,7 @@ def as_json(
     record:Record,
 )->dict[str, Any]: # in the data set's own schema
     "A record as the JSON object that it was read from"
-    lists = lambda rows: None if rows is None else [list(row) for row in rows]
+    lists = lambda rows: None if rows is None else [*map(list, rows)]
     values = {"qid": record.qid, "query": record.query, "duration": record.duration, "vid": record.vid,
               "relevant_clip_ids": None if record.clip_ids is None else list(record.clip_ids),
               "saliency_scores": lists(record.saliency), "relevant_windows": lists(record.windows),
@@ -177,8 +180,9 @@ def read_lines(
     "The lines of an annotation file"
     try: lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+    name = str(path)                                                   # a Path makes this anew each time
     for number, line in enumerate(lines, 1):
-        if line.strip(): yield f"{path}:{number}", line
+        if line.strip(): yield f"{name}:{number}", line
 
 def decode_line(line:bytes)->Any:
     "What one line says in JSON"

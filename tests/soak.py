@@ -124,7 +124,7 @@ training.train(config, sys.argv[3], progress=False)
 
 
 def make_many(root:Path, videos:int)->DataConfig:
-    "Pack a store of so many small videos with one query each; a tenth of them are validated on, a tenth reported"
+    "Pack a store of so many small videos with one query each: eight tenths to train on, one to validate, one to report"
     splits = {split: f"{split}.jsonl" for split in ("train", "val", "test")}
     data = DataConfig("many", "qvhighlights", (StreamConfig("clips", ("clips/{vid}.npy",), 8),), StreamConfig("words", (), 16), root=str(root), **splits)
     if not (root/"store").exists():
@@ -132,7 +132,8 @@ def make_many(root:Path, videos:int)->DataConfig:
         draw, rows = rng(0, "many"), rng(0, "rows").standard_normal((videos+CLIPS, 8), np.float32)
         records = [record(i, draw) for i in range(videos)]
         for i, r in enumerate(records): np.save(root/"clips"/f"{r.vid}.npy", rows[i:i+CLIPS])
-        for some, name in zip((records, records[::10], records[5::10]), splits.values()): write_annotations(root/name, some)
+        parts = records[:videos*8//10], records[videos*8//10:videos*9//10], records[videos*9//10:]
+        for part, name in zip(parts, splits.values()): write_annotations(root/name, part)
         pack(data, root/"store")
         shutil.rmtree(root/"clips")
     return replace(data, store="store")
@@ -144,7 +145,7 @@ def start_on(root:Path, videos:int)->dict[str, Any]:
     data = make_many(root, videos)
     write_json(root/"config.json", to_dict(run_config("taskweave_both", data, overrides=SMALL | {"training.batch_size": 32, "training.epochs": 1})))
     shutil.rmtree(root/"run", ignore_errors=True)
-    command = [sys.executable, "-c", START, str(time.time()), str(root/"config.json"), str(root/"run"), str(videos)]
+    command = [sys.executable, "-c", START, str(time.time()), str(root/"config.json"), str(root/"run"), str(videos*8//10)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {"videos": videos, "store_bytes_mb": sum(p.stat().st_size for p in (root/"store").iterdir())/2**20} | json.loads(done.stdout)
 
