@@ -392,7 +392,9 @@ class StoredRows:
         self._state, self._read = file_state([self.path]), 0
         from torch import from_numpy                                   # here, since packing and checking do without torch
         self._as_tensor = from_numpy
-        with warnings.catch_warnings(action="ignore"): self._tensor = from_numpy(self.rows) # warns that it must not be written to, nor is it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                            # torch warns that it must not be written to, nor is it
+            self._tensor = from_numpy(self.rows)
 
     def find(self, records:Sequence[Record])->tuple[list[int], list[int]]: # first row, number of rows
         "Where the rows of each record are"
