@@ -34,6 +34,12 @@ def protocol_rows(
 # %% ../nbs/20c_protocol_figures.ipynb #1b024436
 SYSTEMS = NAMES | {"taskweave_mr2hd": "TaskWeave"} # without windows there is no feedback
 
+def _name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
+    "A system as a legend calls it"
+    preset, on, data = system.partition(" on ")
+    base = data.removesuffix("_audio")
+    return SYSTEMS.get(preset, preset)+("" if base in ("", "tvsum", "youtube") else on+base)+(" with audio" if base != data else "")
+
 def _mark(epoch:str)->dict: # style of a mark
     "Open where the reported split picked the epoch, square where a validation part did, else full"
     if "picked on the reported split" in epoch: return {"marker": "o", "markerfacecolor": "white"}
@@ -54,7 +60,7 @@ def _draw_systems(ax:Axes, rows:pd.DataFrame, columns:Sequence[str], colours:dic
     for i, ((system, epoch), part) in enumerate(groups):
         found, at = part.set_index("domain").value, np.arange(len(columns))+0.6*((i+0.5)/len(groups)-0.5)
         whole = "" if "mean" in found else f" ({part.domains.iloc[0]} domains)"
-        ax.plot(at, found.reindex(columns), linestyle="", color=colours[system], markersize=4, label=f"{SYSTEMS.get(system, system)}, {epoch}{whole}", **_mark(epoch))
+        ax.plot(at, found.reindex(columns), linestyle="", color=colours[system], markersize=4, label=f"{_name(system)}, {epoch}{whole}", **_mark(epoch))
         if "low" in found: ax.vlines(at[-1], found["low"], found["high"], color=colours[system], linewidth=0.8)
 
 @mpl.rc_context(STYLE)
