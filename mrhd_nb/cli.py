@@ -251,10 +251,10 @@ def doctor_command(arguments:argparse.Namespace)->int:
 
 # %% ../nbs/22_cli.ipynb #3bb66e0d
 def bench_command(arguments:argparse.Namespace)->None:
-    "Measure how long it takes here, on one thread"
+    "Measure how long it takes here, on one thread or a GPU"
     from mrhd_nb.bench import bench, bench_lines
     from mrhd_nb.config import write_json
-    result = bench(arguments.only)
+    result = bench(arguments.only, arguments.device)
     if arguments.out: write_json(arguments.out, result)
     print("\n".join(bench_lines(result)))
 
@@ -349,7 +349,8 @@ def _add_pack(parser:Parser)->None:
 
 def _add_bench(parser:Parser)->None:
     "Options of `mrhd bench`"
-    parser.add_argument("--only", default="", metavar="PART", help="model, loader or evaluator; all three without it")
+    parser.add_argument("--only", default="", metavar="PART", help="model, loader or evaluator, on a GPU model or input; all of them without it")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--out", default="", metavar="B.json", help="write all figures here")
 
 # %% ../nbs/22_cli.ipynb #d0a69659

@@ -48,8 +48,8 @@ def label_cross_entropy(
     background:float,  # weight of the background class
 )->Tensor: # scalar
     "Weighted cross-entropy, plain mean over queries (TaskWeave, from Moment-DETR)"
-    weight = torch.tensor([1., background], dtype=logits.dtype, device=logits.device)
-    return F.cross_entropy(logits.flatten(0, 1), (~foreground).flatten().long(), weight, reduction="none").mean()
+    each = F.cross_entropy(logits.flatten(0, 1), (~foreground).flatten().long(), reduction="none")
+    return each.where(foreground.flatten(), background*each).mean()    # the classes' weights as a table would have to be sent to a GPU
 
 # %% ../nbs/13_losses.ipynb #0f37ae39
 def label_focal(
@@ -189,7 +189,7 @@ def moment_losses(
     query = torch.cat([q for q, _ in pairs])
     windows = torch.cat([s[w] for s, (_, w) in zip(targets.spans, pairs)])
     foreground = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    foreground[sample, query] = True
+    foreground.view(-1).index_fill_(0, sample*foreground.shape[1]+query, True) # a GPU is not waited for, as `foreground[sample, query] = True` would
     found, count = spans_cw[sample, query], len(query)
     if losses.classification == "focal": label = label_focal(logits, foreground, alpha=losses.focal_alpha, gamma=losses.focal_gamma)
     else: label = label_cross_entropy(logits, foreground, background=losses.background)

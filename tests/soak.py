@@ -4,9 +4,9 @@
     python tests/soak.py train FOLDER --full --epochs 2   # QVHighlights' and the preset's own size
     python tests/soak.py stores FOLDER             # stores of 1000, 10000 and 100000 videos
 
-`train` makes a store of random features in QVHighlights' shape and trains on it; every line of FOLDER/soak.csv is what the process holds
+`train` makes a store of random features in QVHighlights' shape and trains on it; every line of FOLDER/soak.csv is what the process holds and what a step takes
 after so many steps. `stores` packs stores of growing size, keeps them, and starts a training run on each in a process of its own."""
-import argparse, gc, json, os, shutil, statistics, subprocess, sys, time
+import argparse, contextlib, gc, json, multiprocessing, os, shutil, statistics, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from mrhd_nb import training
 from mrhd_nb.annotations import Record, write_annotations
+from mrhd_nb.bench import full_batch
 from mrhd_nb.config import DataConfig, RunConfig, StreamConfig, data_config, rng, run_config, to_dict, write_json
 from mrhd_nb.store import pack
 
@@ -57,10 +58,34 @@ def held()->dict[str, float]:
     return {"resident_mb": resident/2**20, "open_files": len(os.listdir("/proc/self/fd")), "objects": len(gc.get_objects())}
 
 
-def watch(path:Path, every:int)->None:
+def time_young(pipe, config:RunConfig)->None:
+    "In a process of its own: how long 20 steps of a fresh state take, whenever it is asked. What slows both down is the machine, not age"
+    batch, seconds = full_batch(config, config.training.batch_size, CLIPS), []
+    state = training.new_state(config)
+    while pipe.recv():
+        for _ in range(20):
+            start = time.perf_counter()
+            training.train_step(state.model, state.weighting, state.optimizer, batch, config.training, feedback=True)
+            seconds.append(time.perf_counter()-start)
+        pipe.send(1000*statistics.median(seconds))
+        seconds.clear()
+
+
+@contextlib.contextmanager
+def young(config:RunConfig):
+    "A function that says what a step takes in a young process now, in ms"
+    spawn = multiprocessing.get_context("spawn")
+    pipe, end = spawn.Pipe()
+    process = spawn.Process(target=time_young, args=(end, config), daemon=True)
+    process.start()
+    try: yield lambda: pipe.send(True) or pipe.recv()
+    finally: pipe.send(False), process.join()
+
+
+def watch(path:Path, every:int, young_ms)->None:
     "From now on, write a line every so many steps"
     run, seconds, steps = training.train_step, [], 0
-    path.write_text("step,step_ms,resident_mb,open_files,objects\n")
+    path.write_text("step,step_ms,young_ms,resident_mb,open_files,objects\n")
     def step(*arguments, **options):
         nonlocal steps
         start = time.perf_counter()
@@ -69,7 +94,7 @@ def watch(path:Path, every:int)->None:
         steps += 1
         if steps % every == 0:
             now = held()
-            with open(path, "a") as file: file.write(f"{steps},{statistics.median(seconds)*1000:.2f},{now['resident_mb']:.1f},{now['open_files']},{now['objects']}\n")
+            with open(path, "a") as file: file.write(f"{steps},{statistics.median(seconds)*1000:.2f},{young_ms():.2f},{now['resident_mb']:.1f},{now['open_files']},{now['objects']}\n")
             seconds.clear()
         return terms
     training.train_step = step
@@ -82,15 +107,16 @@ def soak_config(folder:Path, preset:str, epochs:int, queries:dict[str, int]=QUAR
 
 def train(folder:Path, config:RunConfig, every:int=200)->pd.DataFrame:
     "Train, evaluate and save as a run does; the lines of soak.csv"
-    watch(folder/"soak.csv", every)
-    training.train(config, folder/"run", progress=False)
+    with young(config) as young_ms:
+        watch(folder/"soak.csv", every, young_ms)
+        training.train(config, folder/"run", progress=False)
     return pd.read_csv(folder/"soak.csv")
 
 
 def describe(lines:pd.DataFrame)->str:
-    "Tenths of a run"
-    tenth = (lines.index*10//len(lines)).rename("tenth")
-    return lines.groupby(tenth).agg({"step": "max", "step_ms": "median", "resident_mb": "median", "open_files": "max", "objects": "median"}).round(1).to_string()
+    "Tenths of a run; `age` is how much longer a step takes than in a young process at the same time"
+    tenth, lines = (lines.index*10//len(lines)).rename("tenth"), lines.assign(age=lines.step_ms/lines.young_ms)
+    return lines.groupby(tenth).agg({"step": "max", "step_ms": "median", "young_ms": "median", "age": "median", "resident_mb": "median", "open_files": "max", "objects": "median"}).round(2).to_string()
 
 
 START = """
