@@ -254,7 +254,7 @@ def time_jobs(
     device:str="cpu",
 )->dict[str, Any]: # unit_s, rows
     "Time some jobs in turns, with the unit before each; count what each multiplies and the memory that it takes"
-    states = {key: prepare_state(*key, device) for key in dict.fromkeys((job.config, c) for job in jobs for c in (False, *[True]*job.compiled))}
+    states = {key: prepare_state(*key, device) for key in dict.fromkeys((job.config, c) for job in jobs for c in {False, job.compiled})}
     sizes = {job: (job.batch, job.clips, job.tokens, job.config.model.video_dim, job.config.model.text_dim) for job in jobs}
     batches = {sizes[job]: full_batch(job.config, *sizes[job][:3]).to(device) for job in {sizes[job]: job for job in jobs}.values()}
     tasks = {job: make_task(job, states[job.config, job.compiled], batches[sizes[job]]) for job in jobs}
@@ -311,7 +311,7 @@ def input_ways(dataset:MomentDataset, device:str)->dict[str, Callable[[], Iterab
             "there already": lambda: [first]*count}
 
 def bench_input(device:str)->dict[str, Any]:
-    "Milliseconds of a training step for every way, and how many bytes of features are on the device"
+    "Milliseconds of a training step for every way"
     steps, jobs = {}, [job for job in paper_jobs(device=device) if job.kind == "train" and job.feedback and not job.compiled]
     with tempfile.TemporaryDirectory() as folder:
         data, records = write_released(Path(folder, "npz"), VIDEOS, compressed=False)
