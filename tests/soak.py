@@ -62,10 +62,10 @@ def time_young(pipe, config:RunConfig)->None:
     "In a process of its own: how long 20 steps of a fresh state take, whenever it is asked. What slows both down is the machine, not age"
     batch, seconds = full_batch(config, config.training.batch_size, CLIPS), []
     state = training.new_state(config)
-    while pipe.recv():
+    while (feedback := pipe.recv()) is not None:
         for _ in range(20):
             start = time.perf_counter()
-            training.train_step(state.model, state.weighting, state.optimizer, batch, config.training, feedback=True)
+            training.train_step(state.model, state.weighting, state.optimizer, batch, config.training, feedback=feedback)
             seconds.append(time.perf_counter()-start)
         pipe.send(1000*statistics.median(seconds))
         seconds.clear()
@@ -73,13 +73,13 @@ def time_young(pipe, config:RunConfig)->None:
 
 @contextlib.contextmanager
 def young(config:RunConfig):
-    "A function that says what a step takes in a young process now, in ms"
+    "A function that says what a step, with or without feedback, takes in a young process now, in ms"
     spawn = multiprocessing.get_context("spawn")
     pipe, end = spawn.Pipe()
     process = spawn.Process(target=time_young, args=(end, config), daemon=True)
     process.start()
-    try: yield lambda: pipe.send(True) or pipe.recv()
-    finally: pipe.send(False), process.join()
+    try: yield lambda feedback: pipe.send(feedback) or pipe.recv()
+    finally: pipe.send(None), process.join()
 
 
 def watch(path:Path, every:int, young_ms)->None:
@@ -94,7 +94,7 @@ def watch(path:Path, every:int, young_ms)->None:
         steps += 1
         if steps % every == 0:
             now = held()
-            with open(path, "a") as file: file.write(f"{steps},{statistics.median(seconds)*1000:.2f},{young_ms():.2f},{now['resident_mb']:.1f},{now['open_files']},{now['objects']}\n")
+            with open(path, "a") as file: file.write(f"{steps},{statistics.median(seconds)*1000:.2f},{young_ms(options['feedback']):.2f},{now['resident_mb']:.1f},{now['open_files']},{now['objects']}\n")
             seconds.clear()
         return terms
     training.train_step = step
