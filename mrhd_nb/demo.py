@@ -76,7 +76,7 @@ def example_submissions(
 
 # %% ../nbs/21b_demo.ipynb #354faf52
 SYSTEMS = ("taskweave_mr2hd", "tr_detr")
-SEEDS = (1, 2) # of TaskWeave, beside seed 0: the band in the figure of the loss weights
+SEEDS = (1, 2) # of TaskWeave, beside seed 0: a row of the table, and the band in the figure of the loss weights
 
 def training_jobs(
     out:Path,
@@ -104,52 +104,53 @@ HEADLINE = HEADLINES["qvhighlights"] # the seven numbers by which both papers co
 
 def demo_submissions(
     out:Path,
-)->dict[str, Path]: # row of the table -> submission
+)->dict[str, list[Path]]: # row of the table -> submissions, one for each seed
     "What each row of the table is scored from"
     rows = {}
     for preset in SYSTEMS:
         run = out/f"{preset}-0"
         results = read_json(run/"metrics.json")
-        rows |= {f"{preset}, {describe_epoch(results, which)}": run/f"submission_{which}.jsonl" for which in ("last", "best")}
-        rows[f"{preset}, shuffled queries"] = run/"evaluate"/"submission_shuffled.jsonl"
-    return rows | {"best constant answer": out/"constant.jsonl"}
+        rows |= {f"{preset}, {describe_epoch(results, which)}": [run/f"submission_{which}.jsonl"] for which in ("last", "best")}
+        if preset == SYSTEMS[0]: rows[f"{preset}, last epoch, mean of {1+len(SEEDS)} seeds"] = [out/f"{preset}-{seed}"/"submission_last.jsonl" for seed in (0, *SEEDS)]
+        rows[f"{preset}, shuffled queries"] = [run/"evaluate"/"submission_shuffled.jsonl"]
+    return rows | {"best constant answer": [out/"constant.jsonl"]}
 
 def demo_scores(
     out:Path,
-)->dict[str, pd.DataFrame]: # row of the table -> per-query table
+)->dict[str, list[pd.DataFrame]]: # row of the table -> per-query table of each seed
     "What each query scores in each row"
     truth = [as_json(r) for r in split_records(read_config(out/f"{SYSTEMS[0]}-0"/"config.json"), "test")]
-    return {row: per_query("qvhighlights", path, truth) for row, path in demo_submissions(out).items()}
+    return {row: [per_query("qvhighlights", path, truth) for path in paths] for row, paths in demo_submissions(out).items()}
 
 # %% ../nbs/21b_demo.ipynb #438b89d4
 def demo_table(
     out:Path,
-    scored:dict[str, pd.DataFrame], # of `demo_scores`
+    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
 )->pd.DataFrame: # a row per system and kept epoch: the headline numbers, and the seconds of training
     "Both systems at their best and last epoch, with shuffled queries, and the best constant answer"
-    table = pd.DataFrame({row: averages(t)[list(HEADLINE.values())].set_axis(list(HEADLINE)) for row, t in scored.items()}).T
+    table = pd.DataFrame({row: (sum(map(averages, tables))/len(tables))[list(HEADLINE.values())].set_axis(list(HEADLINE)) for row, tables in scored.items()}).T
     seconds = {p: read_json(out/f"{p}-0"/"done.json")["notebooks"]["train"]["seconds"] for p in SYSTEMS}
-    return table.assign(seconds=[seconds[row.split(",")[0]] if "epoch" in row else np.nan for row in table.index])
+    return table.assign(seconds=[seconds[row.split(",")[0]] if "epoch (" in row else np.nan for row in table.index])
 
 def with_intervals(
     table:pd.DataFrame,             # of `demo_table`
-    scored:dict[str, pd.DataFrame], # of `demo_scores`
+    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
 )->pd.DataFrame: # of texts
     "The same table for people, with half the width of each 95 % interval"
-    shown = show(standings({row: [t] for row, t in scored.items()}, list(HEADLINE.values())), HEADLINE)
+    shown = show(standings(scored, list(HEADLINE.values())), HEADLINE)
     return shown.assign(seconds=["" if v != v else f"{v:.0f}" for v in table.seconds])
 
 # %% ../nbs/21b_demo.ipynb #04a2b786
 def margins(
-    scored:dict[str, pd.DataFrame], # of `demo_scores`
+    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
     metric:str="MR-full-R1@0.5",
 )->pd.DataFrame: # system -> rival, difference, low, high
     "By how much each system's last epoch beats the better of its control and of the constant answer"
     rows = {}
     for preset in SYSTEMS:
         last = next(row for row in scored if row.startswith(f"{preset}, last"))
-        rival = max((f"{preset}, shuffled queries", "best constant answer"), key=lambda row: scored[row][metric].mean())
-        made = compare(summed(scored[last], [metric]), summed(scored[rival], [metric])).iloc[0]
+        rival = max((f"{preset}, shuffled queries", "best constant answer"), key=lambda row: scored[row][0][metric].mean())
+        made = compare(summed(scored[last][0], [metric]), summed(scored[rival][0], [metric])).iloc[0]
         rows[preset] = {"rival": rival, "difference": made.difference, "low": made.low, "high": made.high}
     return pd.DataFrame(rows).T
 
@@ -184,12 +185,13 @@ def write_report(
     with write_atomic(path) as t: t.write_text(_PAGE.substitute(title=html.escape(title), body=body), encoding="utf-8")
 
 # %% ../nbs/21b_demo.ipynb #e11a8340
-HALVES = "± half of the 95 % interval over the reported queries (BCa, videos drawn again); another seed would move the numbers too"
+HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), in the mean of several seeds over seeds too; "
+          "another seed would move the numbers of one by more")
 
 def demo_report(
     out:Path,
     shown:pd.DataFrame,             # of `with_intervals`
-    scored:dict[str, pd.DataFrame], # of `demo_scores`
+    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
 )->Path: # report.html
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
