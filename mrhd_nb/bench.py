@@ -201,7 +201,8 @@ UNIT_FLOPS = 2*UNIT[0]*UNIT[1]*UNIT[2]
 
 def unit_task(device:str="cpu")->Callable[[], Any]:
     "The product that is the unit, in float32"
-    a, b = (torch.randn(*size, generator=generator(0, "unit", name)).to(device) for name, size in (("a", UNIT[:2]), ("b", UNIT[1:])))
+    m, k, n = UNIT
+    a, b = torch.randn(m, k, generator=generator(0, "unit", "a")).to(device), torch.randn(k, n, generator=generator(0, "unit", "b")).to(device)
     return lambda: a@b
 
 # %% ../nbs/21a_bench.ipynb #6637d884
