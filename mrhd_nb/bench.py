@@ -28,6 +28,7 @@ from .costs import done_flops, needed_flops
 from .devices import check_device, compile_model, make_resident, send_ahead
 from .features import normalise_rows, tef
 from .inference import write_submission
+from .joined import join, open_features
 from .metrics import evaluate
 from .runs import processor, versions
 from .store import PackedStore, pack
@@ -113,6 +114,8 @@ def _readers(root:Path)->tuple[dict[str, Callable[[], Any]], int]: # name -> one
     "Every way of reading, on folders and stores that are made here"
     (data, records), (plain, _) = (write_released(root/name, VIDEOS, compressed=name == "npz") for name in ("npz", "plain"))
     stores = {dtype: PackedStore(root/dtype, data) for dtype in ("float32", "float16") if pack(data, root/dtype, dtype=dtype)}
+    join(data, root/"float32")
+    stores["float32, joined"] = open_features(replace(data, store=str(root/"float32")))
     order = rng(0, "bench", "order").permutation(VIDEOS)
     batches = [[records[i] for i in order[at:at+BATCH]] for at in range(0, VIDEOS-BATCH+1, BATCH)] or [records]
     gather = lambda store, batch: (store.gather_videos(batch), store.gather_tokens(batch))

@@ -12,7 +12,7 @@ from .annotations import Record, carve, read_annotations, select_domain
 from .batches import MomentDataset
 from .config import DataConfig, InputError, RunConfig, data_path
 from .features import MemoryFeatures
-from .store import open_features
+from .joined import open_features
 from .synthetic import Benchmark, make
 
 # %% ../nbs/05a_splits.ipynb #2a172737

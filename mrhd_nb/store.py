@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STORE_SCHEMA', 'CHECKPOINT_BYTES', 'MAX_PIECES', 'key_fields', 'record_key', 'find_items', 'store_parts',
-           'find_features', 'Hashes', 'StoredStream', 'Manifest', 'write_manifest', 'read_manifest', 'file_state',
-           'resume_rows', 'as_type', 'pack_rows', 'pack_stream', 'pack', 'StoredRows', 'PackedStore', 'verify',
-           'open_features']
+           'find_features', 'Hashes', 'StoredStream', 'Manifest', 'hash_json', 'write_signed', 'read_signed',
+           'read_manifest', 'file_state', 'resume_rows', 'as_type', 'pack_rows', 'finish_part', 'pack_stream', 'alone',
+           'pack', 'StoredRows', 'PackedStore', 'verify']
 
 # %% ../nbs/03a_store.ipynb #5ca021dc
 import contextlib, dataclasses, glob, hashlib, json, math, mmap, os, re, weakref
@@ -20,8 +20,7 @@ from tqdm import tqdm
 from . import __version__
 from .annotations import Record, read_annotations, select_domain
 from .config import DataConfig, InputError, StreamConfig, data_path, decode_json, from_dict, read_json, write_atomic, write_json
-from .features import (FeatureFolder, FeatureSource, clip_count, feature_files, lay_out, prepare_rows, read_stream,
-                              token_count)
+from .features import FeatureFolder, clip_count, feature_files, lay_out, prepare_rows, read_stream, token_count
 
 # %% ../nbs/03a_store.ipynb #bfbb04da
 def key_fields(stream:StreamConfig)->tuple[str, ...]:
@@ -154,29 +153,32 @@ class Manifest:
         "A stream of a configuration, if it is here"
         return next((s for s in self.streams if (s.extractor, s.files) == (stream.name, stream.files)), None)
 
-def _hash(value:Any)->str:
+def hash_json(value:Any)->str:
     "SHA-256 of a value's JSON"
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/03a_store.ipynb #f2c0dfac
-def write_manifest(folder:Path, manifest:Manifest)->None:
-    "Write `manifest.json` with a hash of itself"
-    values = dataclasses.asdict(manifest)
-    write_json(folder/"manifest.json", values | {"sha256": _hash(values)})
+def write_signed(path:Path, value:Any)->None: # value: a dataclass
+    "Write a dataclass as JSON with a hash of itself"
+    values = dataclasses.asdict(value)
+    write_json(path, values | {"sha256": hash_json(values)})
 
 # %% ../nbs/03a_store.ipynb #8dbf7f78
-def read_manifest(folder:str|Path)->Manifest:
-    "The manifest of a store; a damaged one, or one of another schema, is refused"
-    path = Path(folder)/"manifest.json"
+def read_signed(path:Path, kind:type, schema:int)->Any:
+    "What `write_signed` wrote; a damaged file, or one of another schema, is refused"
     values = read_json(path)
-    if not isinstance(values, dict): raise InputError(f"{path}: is not the manifest of a store")
-    if values.get("schema") != STORE_SCHEMA:
-        raise InputError(f"{path}: field 'schema': {values.get('schema')!r}, but this version reads {STORE_SCHEMA}; "
+    if not isinstance(values, dict): raise InputError(f"{path}: does not describe a store")
+    if values.get("schema") != schema:
+        raise InputError(f"{path}: field 'schema': {values.get('schema')!r}, but this version reads {schema}; "
                          "pack the features again, or use the version of mrhd_nb that packed them")
     own = values.pop("sha256", None)
-    manifest = from_dict(Manifest, values, str(path))
-    if own != _hash(dataclasses.asdict(manifest)): raise InputError(f"{path}: field 'sha256': does not fit the rest: the file was changed after it was written")
-    return manifest
+    value = from_dict(kind, values, str(path))
+    if own != hash_json(dataclasses.asdict(value)): raise InputError(f"{path}: field 'sha256': does not fit the rest: the file was changed after it was written")
+    return value
+
+def read_manifest(folder:str|Path)->Manifest:
+    "The manifest of a store; a damaged one, or one of another schema, is refused"
+    return read_signed(Path(folder)/"manifest.json", Manifest, STORE_SCHEMA)
 
 # %% ../nbs/03a_store.ipynb #d4a79499
 CHECKPOINT_BYTES = 64<<20 # of rows between two lines of the journal: what an interruption can cost
@@ -223,7 +225,7 @@ def resume_rows(
 # %% ../nbs/03a_store.ipynb #c1f17e2b
 def as_type(rows:np.ndarray, dtype:str, where:str)->np.ndarray:
     "Rows in the number type of a store"
-    with np.errstate(over="ignore"): stored = rows.astype(_TYPES[dtype])
+    with np.errstate(over="ignore"): stored = rows.astype(_TYPES[dtype], order="C")
     wrong = np.flatnonzero(np.isinf(stored).any(1))
     if len(wrong): raise InputError(f"{where}: row {wrong[0]} is too large for {dtype}; pack as float32")
     return stored
@@ -263,20 +265,23 @@ def pack_rows(
     return done, digest.hexdigest()
 
 # %% ../nbs/03a_store.ipynb #0e3e8276
-def pack_stream(folder:Path, part:str, stream:StreamConfig, items:dict[str, list[Path]], dtype:str, **options:Any)->tuple[StoredStream, list[_Item]]:
-    "Write the three files of one stream"
-    done, rows_hash = pack_rows(folder, part, stream, items, dtype, **options)
-    names = np.array([_code(key) for key, *_ in done])
-    starts = np.cumsum([0, *(n for _, n, _ in done)], dtype="<i8")
-    hashes = {"rows": rows_hash}
+def finish_part(folder:Path, part:str, keys:Sequence[bytes], counts:Sequence[int], rows_hash:str, **about:Any)->StoredStream: # keys sorted, rows of each
+    "Write names and starts beside finished rows, and describe the three files"
+    names, starts, hashes = np.array(keys), np.cumsum([0, *counts], dtype="<i8"), {"rows": rows_hash}
     for kind, array in (("names", names), ("starts", starts)):
         with write_atomic(folder/f"{part}.{kind}") as temporary: temporary.write_bytes(array.tobytes())
         hashes[kind] = hashlib.sha256(array.tobytes()).hexdigest()
-    return StoredStream(part, stream.name, stream.files, stream.dim, dtype, stream.normalise, len(names), int(starts[-1]), names.itemsize, Hashes(**hashes)), done
+    return StoredStream(part=part, items=len(names), rows=int(starts[-1]), name_bytes=names.itemsize, sha256=Hashes(**hashes), **about)
+
+def pack_stream(folder:Path, part:str, stream:StreamConfig, items:dict[str, list[Path]], dtype:str, **options:Any)->tuple[StoredStream, list[_Item]]:
+    "Write the three files of one stream"
+    done, rows_hash = pack_rows(folder, part, stream, items, dtype, **options)
+    return finish_part(folder, part, [_code(key) for key, *_ in done], [n for _, n, _ in done], rows_hash, extractor=stream.name, files=stream.files,
+                       width=stream.dim, dtype=dtype, normalised=stream.normalise), done
 
 # %% ../nbs/03a_store.ipynb #1940f80a
 @contextlib.contextmanager
-def _alone(out:Path)->Iterator[None]:
+def alone(out:Path)->Iterator[None]:
     "Keep other processes from packing the same store"
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out.with_name(f".{out.name}.lock"))
@@ -321,7 +326,7 @@ def _check_same(out:Path, data:DataConfig, dtype:str, sources:str)->Manifest:
 # %% ../nbs/03a_store.ipynb #f9fa1f20
 def _source_hash(found:dict[str, dict[str, list[Path]]])->tuple[str, dict]: # one hash of all, part -> key -> state
     states = {name: {key: file_state(paths) for key, paths in items.items()} for name, items in found.items()}
-    return _hash(states), states
+    return hash_json(states), states
 
 def _finish(partial:Path, data:DataConfig, packed:list[tuple[StoredStream, list[_Item]]], found:dict[str, dict[str, list[Path]]])->None:
     "Write the manifest, unless a source file has changed meanwhile"
@@ -330,7 +335,7 @@ def _finish(partial:Path, data:DataConfig, packed:list[tuple[StoredStream, list[
         for key, _, state in done:
             if states[stored.part][key] != state:
                 raise InputError(f"{found[stored.part][key][0]}: has changed while it was packed; the same command packs it again")
-    write_manifest(partial, Manifest(STORE_SCHEMA, __version__, data.name, data.clip_length, sources, tuple(stored for stored, _ in packed)))
+    write_signed(partial/"manifest.json", Manifest(STORE_SCHEMA, __version__, data.name, data.clip_length, sources, tuple(stored for stored, _ in packed)))
     for path in (*partial.glob("*.journal"), partial/"plan.json"): path.unlink()
 
 # %% ../nbs/03a_store.ipynb #bcf90613
@@ -345,7 +350,7 @@ def pack(
     out, plan, found = Path(out), _plan(data, dtype), find_features(data)
     partial = out.with_name(f"{out.name}.partial")
     try:
-        with _alone(out):
+        with alone(out):
             with contextlib.suppress(OSError): out.rmdir()             # an empty folder is no store
             if out.exists(): return _check_same(out, data, dtype, _source_hash(found)[0])
             _begin(partial, plan)
@@ -482,10 +487,10 @@ class PackedStore:
         return self.gather_tokens([record])[0][0]
 
 # %% ../nbs/03a_store.ipynb #bf638cb0
-def verify(folder:str|Path)->int: # bytes that were read
-    "Check every file of a store against the manifest; all damaged ones are named"
-    manifest, damaged, read = read_manifest(folder), [], 0
-    for stream in manifest.streams:
+def verify(folder:str|Path, *more:StoredStream)->int: # bytes that were read
+    "Check every file of a store against the manifest, and what else it holds; all damaged ones are named"
+    damaged, read = [], 0
+    for stream in (*read_manifest(folder).streams, *more):
         for kind in ("rows", "names", "starts"):
             path, _, array = _map(Path(folder), stream, kind)
             digest, read = hashlib.sha256(), read+array.nbytes
@@ -493,8 +498,3 @@ def verify(folder:str|Path)->int: # bytes that were read
             if digest.hexdigest() != getattr(stream.sha256, kind): damaged.append(path.name)
     if damaged: raise InputError(f"{folder}: damaged: {', '.join(damaged)}: not the bytes that were packed; remove the store and pack again")
     return read
-
-# %% ../nbs/03a_store.ipynb #d9e73e67
-def open_features(data:DataConfig)->FeatureSource:
-    "The features of a data set, from its store if it names one, else from its folders"
-    return PackedStore(data_path(data, data.store), data) if data.store else FeatureFolder(data)

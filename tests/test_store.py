@@ -11,8 +11,9 @@ from mrhd_nb.batches import MomentDataset, iterate
 from mrhd_nb.cli import main
 from mrhd_nb.config import InputError, StreamConfig, data_config, generator, rng, run_config, write_json
 from mrhd_nb.features import FeatureFolder, read_stream
+from mrhd_nb.joined import open_features
 from mrhd_nb.splits import has_split, open_split, read_split
-from mrhd_nb.store import PackedStore, open_features, pack, read_manifest, verify, write_manifest
+from mrhd_nb.store import PackedStore, pack, read_manifest, verify, write_signed
 from mrhd_nb.synthetic import make, write
 from mrhd_nb.training import shuffle_queries, train
 
@@ -318,11 +319,11 @@ def test_a_manifest_that_lies_is_refused(copy):
                 said = refused(lambda: [PackedStore(store, data), verify(store)])
                 assert str(store) in said, (name, value)
     for schema in (0, 2, "1", None):
-        write_manifest(store, replace(whole, schema=schema))
+        write_signed(store/"manifest.json", replace(whole, schema=schema))
         assert "schema" in refused(PackedStore, store, data) and "pack the features again" in refused(read_manifest, store)
 
 
-def write_json_loosely(path:Path, values:dict)->None: path.write_text(json.dumps(values | {"sha256": module._hash(values)}))
+def write_json_loosely(path:Path, values:dict)->None: path.write_text(json.dumps(values | {"sha256": module.hash_json(values)}))
 
 
 def test_a_store_that_changes_while_it_is_read(copy):
