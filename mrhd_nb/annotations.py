@@ -70,9 +70,11 @@ def _text(name:str, value:Any)->str:
     return value
 
 # %% ../nbs/02_annotations.ipynb #9f3ed434
+_NUMBERS = (int, float)
+
 def _is_window(pair:Any)->bool:
     "Is this a plain [start, end] pair within limits?"
-    return type(pair) is list and len(pair) == 2 and {*map(type, pair)} <= {int, float} and 0 <= pair[0] <= pair[1] <= 1e9
+    return type(pair) is list and len(pair) == 2 and type(pair[0]) in _NUMBERS and type(pair[1]) in _NUMBERS and 0 <= pair[0] <= pair[1] <= 1e9
 
 def _windows(name:str, values:Any)->tuple[tuple[float, float], ...]:
     "Windows as (start, end) in seconds"
@@ -120,9 +122,8 @@ def _labels(name:str, values:Any, low:float, high:float, annotators:int|None)->n
     return labels
 
 # %% ../nbs/02_annotations.ipynb #c0abfb17
-def _label_fields(values:dict, dataset:str)->dict[str, Any]:
+def _label_fields(given:dict, dataset:str)->dict[str, Any]:
     "The fields of `Record` that hold labels, checked"
-    given = {k: v for k, v in values.items() if v is not None}
     if dataset in ("tvsum", "youtube"):
         for name in ("relevant_windows", "relevant_clip_ids", "saliency_scores"):
             if name in given: raise InputError(f"field '{name}': {dataset} has none; was another data set meant?")
@@ -150,28 +151,31 @@ def parse_record(
 )->Record:
     "A record from the data set's own fields"
     if not isinstance(values, dict): raise InputError(f"{reprlib.repr(values)} is not a JSON object")
+    given = {name: value for name, value in values.items() if value is not None}
     for name in _COMMON:
-        if values.get(name) is None: raise InputError(f"field '{name}': missing")
-    qid = values["qid"]
+        if name not in given: raise InputError(f"field '{name}': missing")
+    qid, read = given["qid"], FIELDS[dataset]
     if type(qid) is not int and not isinstance(qid, str):
         raise InputError(f"field 'qid': {reprlib.repr(qid)} is neither an integer nor a text")
     if isinstance(qid, str): _text("qid", qid)
-    return Record(qid, _text("query", values["query"]), _number("duration", values["duration"], 1e-6),
-        _text("vid", values["vid"]), **_label_fields(values, dataset), dataset=dataset, source=source,
-        extra={k: v for k, v in values.items() if v is None or k not in FIELDS[dataset]})
+    return Record(qid, _text("query", given["query"]), _number("duration", given["duration"], 1e-6),
+        _text("vid", given["vid"]), **_label_fields(given, dataset), dataset=dataset, source=source,
+        extra={name: value for name, value in values.items() if value is None or name not in read})
 
 # %% ../nbs/02_annotations.ipynb #dce936f5
 def as_json(
     record:Record,
 )->dict[str, Any]: # in the data set's own schema
     "A record as the JSON object that it was read from"
-    lists = lambda rows: None if rows is None else [*map(list, rows)]
-    values = {"qid": record.qid, "query": record.query, "duration": record.duration, "vid": record.vid,
-              "relevant_clip_ids": None if record.clip_ids is None else list(record.clip_ids),
-              "saliency_scores": lists(record.saliency), "relevant_windows": lists(record.windows),
-              "label": None if record.labels is None else record.labels.tolist(), "domain": record.domain} | record.extra
-    names = dict.fromkeys((*FIELDS[record.dataset], *record.extra))
-    return {name: values[name] for name in names if values[name] is not None or name in record.extra}
+    names, values = FIELDS[record.dataset], {"qid": record.qid, "query": record.query, "duration": record.duration, "vid": record.vid}
+    if record.clip_ids is not None and "relevant_clip_ids" in names: values["relevant_clip_ids"] = [*record.clip_ids]
+    if record.saliency is not None and "saliency_scores" in names: values["saliency_scores"] = [*map(list, record.saliency)]
+    if record.windows is not None and "relevant_windows" in names: values["relevant_windows"] = [*map(list, record.windows)]
+    if record.labels is not None and "label" in names: values["label"] = record.labels.tolist()
+    if record.domain is not None and "domain" in names: values["domain"] = record.domain
+    if not record.extra: return values
+    values |= record.extra
+    return {name: values[name] for name in dict.fromkeys((*names, *record.extra)) if name in values}
 
 # %% ../nbs/02_annotations.ipynb #6d3d9b81
 def read_lines(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterator, TYPE_CHECKING
 import numpy as np
+import orjson
 import yaml
 
 # %% ../nbs/00_config.ipynb #90e58880
@@ -57,6 +58,8 @@ def write_json(
 # %% ../nbs/00_config.ipynb #32bac5bf
 def decode_json(text:str|bytes)->Any:
     "What a JSON text says; whatever is wrong with it is a `ValueError`"
+    try: return orjson.loads(text)                                     # three times as fast
+    except orjson.JSONDecodeError: pass                                # it refuses what Python's reader takes, such as NaN, of which the reader of a field says more
     try: return json.loads(text)
     except RecursionError: raise ValueError("nested too deeply") from None
 

@@ -68,7 +68,7 @@ def prepare_folder(
 # %% ../nbs/17a_runs.ipynb #19cbfbbf
 def data_hash(dataset:MomentDataset)->dict[str, str]:
     "SHA-256 of the records as JSON, and of the first record's clips and tokens"
-    encode, lines, first = json.JSONEncoder(sort_keys=True).encode, hashlib.sha256(), dataset.records[0]
+    encode, lines, first = json.JSONEncoder(sort_keys=True, check_circular=False).encode, hashlib.sha256(), dataset.records[0]
     for i, record in enumerate(dataset.records): lines.update(("\n"*(i > 0)+encode(as_json(record))).encode())
     arrays = dataset.source.video(first).tobytes() + dataset.source.tokens(first).tobytes()
     return {"records": lines.hexdigest(), "first_sample": hashlib.sha256(arrays).hexdigest()}

@@ -6,10 +6,10 @@
 __all__ = ['STATE_SCHEMA', 'require_labels', 'ShuffledQueries', 'shuffle_queries', 'learning_rate', 'NonFiniteLoss', 'total_loss',
            'train_step', 'update_average', 'State', 'AdamW', 'new_state', 'save_state', 'load_state', 'log_variances',
            'train_epoch', 'end_epoch', 'score', 'headline', 'keep', 'report_both', 'finish', 'pin_init', 'start_from',
-           'open_run', 'repeatable', 'run_epochs', 'is_trained', 'train']
+           'open_run', 'hold_run', 'repeatable', 'run_epochs', 'is_trained', 'train']
 
 # %% ../nbs/18_training.ipynb #d1a23c99
-import contextlib, dataclasses, hashlib, inspect, io, math, os, sys, time
+import contextlib, dataclasses, gc, hashlib, inspect, io, math, os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from .annotations import Record, as_json
+from .annotations import Record, as_json, uncollected
 from .batches import Batch, MomentDataset, iterate, label_kind
 from .checkpoints import load_model, save_model
 from .config import InputError, RunConfig, TrainingConfig, derive_seed, generator, override, read_json, rng, write_atomic, write_json
@@ -383,6 +383,23 @@ def open_run(
     if us.first: write_history(out/"history.jsonl", state.history)
     return data, state
 
+# %% ../nbs/18_training.ipynb #50064cbc
+@contextlib.contextmanager
+def hold_run(
+    config:RunConfig,
+    out:Path,
+    device:str|torch.device="cpu",
+    us:Processes=Processes(),
+)->Iterator[tuple[dict[str, MomentDataset], State]]: # what `open_run` gives
+    "An open run, kept from the cycle collector's searches until the block ends"
+    frozen = gc.get_freeze_count() > 0                                 # by who calls us; that is not ours to undo
+    with uncollected():
+        opened = open_run(config, out, device, us)
+        if not frozen: gc.freeze()
+    try: yield opened
+    finally:
+        if not frozen: gc.unfreeze()
+
 # %% ../nbs/18_training.ipynb #48f85ee4
 @contextlib.contextmanager
 def repeatable(
@@ -406,23 +423,23 @@ def run_epochs(
 )->None:
     "Train from where the folder is to the end: epochs, evaluations, saved states"
     training, resume = config.training, out/"resume.pt"
-    data, state = open_run(config, out, device, us)
-    picks, steps = data.get(training.select_on), math.ceil(len(data["train"])/training.batch_size)
-    with tqdm(total=steps*training.epochs, initial=state.step, disable=not (progress and us.first), desc=config.preset) as bar:
-        while state.epoch < training.epochs:
-            row = train_epoch(state, data["train"], config, device, bar, resume, us)
-            state.scored.feedback_on = row["feedback"]
-            ends = state.epoch == training.epochs
-            if ends or picks and state.epoch % training.eval_every == 0:
-                metrics = score(state.scored, picks, config, device, us=us)[0] if picks else None
-                keep(state, out, config, metrics, us)
-                row["metrics"] = metrics and headline(metrics)
-            state.history.append(row)
-            if us.first: append_history(out/"history.jsonl", row)
-            if us.first and (ends or steps >= training.save_every): save_state(state, resume)
-            bar.set_postfix(epoch=state.epoch, moments=row["terms"]["moments"], saliency=row["terms"]["saliency"],
-                            **{training.select_by: state.last["score"]} if state.last else {})
-    finish(state, out, config, data["test"], device, us)
+    with hold_run(config, out, device, us) as (data, state):
+        picks, steps = data.get(training.select_on), math.ceil(len(data["train"])/training.batch_size)
+        with tqdm(total=steps*training.epochs, initial=state.step, disable=not (progress and us.first), desc=config.preset) as bar:
+            while state.epoch < training.epochs:
+                row = train_epoch(state, data["train"], config, device, bar, resume, us)
+                state.scored.feedback_on = row["feedback"]
+                ends = state.epoch == training.epochs
+                if ends or picks and state.epoch % training.eval_every == 0:
+                    metrics = score(state.scored, picks, config, device, us=us)[0] if picks else None
+                    keep(state, out, config, metrics, us)
+                    row["metrics"] = metrics and headline(metrics)
+                state.history.append(row)
+                if us.first: append_history(out/"history.jsonl", row)
+                if us.first and (ends or steps >= training.save_every): save_state(state, resume)
+                bar.set_postfix(epoch=state.epoch, moments=row["terms"]["moments"], saliency=row["terms"]["saliency"],
+                                **{training.select_by: state.last["score"]} if state.last else {})
+        finish(state, out, config, data["test"], device, us)
 
 # %% ../nbs/18_training.ipynb #59ba61fd
 def is_trained(out:Path, config:RunConfig)->bool:
