@@ -388,11 +388,11 @@ def share_lines(parts:dict[str, dict[str, float]])->list[str]:
     return [f"{said[name]}: " + ", ".join(f"{system} {100*share:.2g} %" for system, share in each.items()) for name, each in parts.items()]
 
 # %% ../nbs/21a_bench.ipynb #44900d2c
-PARTS = { # name -> what measures it on a device, what says it in lines
-    "model": (bench_model, model_lines),
-    "loader": (lambda device: {"loader": bench_loader()}, lambda result: loader_lines(result["loader"])),
-    "evaluator": (lambda device: {"evaluator": bench_evaluator()}, lambda result: evaluator_lines(result["evaluator"])),
-    "input": (lambda device: {"input": bench_input(device)}, lambda result: input_lines(result["input"]))}
+PARTS = { # name -> where it is measured, what measures it on a device, what says it in lines
+    "model": ("processor and gpu", bench_model, model_lines),
+    "loader": ("processor", lambda device: {"loader": bench_loader()}, lambda result: loader_lines(result["loader"])),
+    "evaluator": ("processor", lambda device: {"evaluator": bench_evaluator()}, lambda result: evaluator_lines(result["evaluator"])),
+    "input": ("gpu", lambda device: {"input": bench_input(device)}, lambda result: input_lines(result["input"]))}
 
 def bench(
     only:str="",        # one of the parts; empty for all
@@ -400,19 +400,19 @@ def bench(
 )->dict[str, Any]: # what B.json holds; parts that were not measured are null, or have no rows
     "Measure on one thread, or on a GPU"
     check_device(device)
-    there = [name for name in PARTS if name in (("model", "loader", "evaluator") if device == "cpu" else ("model", "input"))]
+    there = [name for name, (where, *_) in PARTS.items() if ("processor" if device == "cpu" else "gpu") in where]
     if only not in ("", *there): raise InputError(f"bench '{only}': unknown on {device}; one of {', '.join(there)}")
     threads, result = torch.get_num_threads(), {"unit_s": None, "rows": [], "loader": None, "evaluator": None, "input": None}
     torch.set_num_threads(1)
     try:
         result["hardware"] = hardware(device)
         for name in there:
-            if only in ("", name): result |= PARTS[name][0](device)
+            if only in ("", name): result |= PARTS[name][1](device)
     finally: torch.set_num_threads(threads)
     return result | {"shares": shares(result)}
 
 def bench_lines(result:dict[str, Any])->list[str]:
     "What `bench` measured, as text"
     there = {"model": result["rows"]} | {name: result[name] for name in ("loader", "evaluator", "input")}
-    lines = [line for name, (_, say) in PARTS.items() if there[name] for line in say(result)]
+    lines = [line for name, (*_, say) in PARTS.items() if there[name] for line in say(result)]
     return [", ".join(f"{name} {value}" for name, value in result["hardware"].items())] + lines + share_lines(result["shares"])
