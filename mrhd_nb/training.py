@@ -383,7 +383,7 @@ def open_run(
     if us.first: write_history(out/"history.jsonl", state.history)
     return data, state
 
-# %% ../nbs/18_training.ipynb #50064cbc
+# %% ../nbs/18_training.ipynb #e36748c4
 @contextlib.contextmanager
 def hold_run(
     config:RunConfig,
@@ -393,6 +393,7 @@ def hold_run(
 )->Iterator[tuple[dict[str, MomentDataset], State]]: # what `open_run` gives
     "An open run, kept from the cycle collector's searches until the block ends"
     frozen = gc.get_freeze_count() > 0                                 # by who calls us; that is not ours to undo
+    if not frozen: gc.collect()                                        # what nobody needs shall not stay: a model before this one, say
     with uncollected():
         opened = open_run(config, out, device, us)
         if not frozen: gc.freeze()
