@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := PIP_ROOT_USER_ACTION=ignore $(PY) -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 export PYTHONUTF8 := 1
+IMPORTS := hypothesis.strategies, importlib, ipykernel.kernelapp, mrhd_nb, nbconvert, nbdev.test, papermill, pkgutil, pytest, \
+  scipy.optimize, scipy.signal, scipy.stats, seaborn, torch._dynamo, torch.distributed.launcher.api, xdist
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test prepare readme figures lab wheel clean
@@ -17,7 +19,8 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv with every version pinned (a second run does nothing)
 
-# pip writes no bytecode (--no-compile): Python does that on first import, and only for what is imported.
+# pip writes no bytecode (--no-compile): Python does that on first import, and only for what is imported. That import is made here,
+# also where the environment forbids bytecode: without it, each start compiles torch anew, for a second and a half.
 # setuptools comes first so that the editable install needs no build environment of its own.
 $(READY): constraints.txt settings.ini setup.py
 	$(if $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 10) or "")' 2>/dev/null),,\
@@ -28,6 +31,8 @@ $(READY): constraints.txt settings.ini setup.py
 	@$(PIP) pip setuptools
 	@test -z "$(TORCH_INDEX)" || $(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
 	@$(PIP) --no-build-isolation -e '.[dev]'
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "import $(IMPORTS); \
+	  [importlib.import_module('mrhd_nb.'+m.name) for m in pkgutil.iter_modules(mrhd_nb.__path__)]"
 	@touch $@
 
 demo: $(READY)  ## train, score and draw both systems on the embedded benchmark; finished steps are not repeated
