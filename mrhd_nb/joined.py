@@ -50,6 +50,8 @@ def read_joined(folder:str|Path)->Joined|None: # None where nothing was joined
 def _joined_videos(store:PackedStore)->tuple[list[bytes], Iterator[np.ndarray]]: # sorted keys, (Lc, Dv) of each
     "The clips of every video that all streams have"
     first, *others = store.streams
+    if any(stored.part == "joined" for stored in store.manifest.streams):
+        raise InputError(f"{store.folder}: a stream of its own is named 'joined', and so are its files; nothing can be joined beside it")
     if any(stream.fields != first.fields for stream in others):
         raise InputError(f"{store.folder}: streams are kept by {' and by '.join(sorted({'/'.join(s.fields) for s in store.streams}))}; only streams of the same items can be joined")
     keys = first.names
