@@ -121,6 +121,7 @@ class JoinedStore(PackedStore):
         self.joined.copy(first, clips, videos)
         return videos, clips
 
+# %% ../nbs/03d_joined.ipynb #c2515ffa
 def open_features(data:DataConfig)->FeatureSource:
     "The features of a data set, from its store if it names one, else from its folders"
     if not data.store: return FeatureFolder(data)
