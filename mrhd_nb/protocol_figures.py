@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from .config import InputError
 from .figures import BEFORE, COLOURS, NAMES, PAGE, STYLE, TRUE, panels
 from .provenance import KINDS, Kind, redraw
@@ -41,10 +42,11 @@ def _name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
     return SYSTEMS.get(preset, preset)+("" if base in ("", "tvsum", "youtube") else on+base)+(" with audio" if base != data else "")
 
 def _mark(epoch:str)->dict: # style of a mark
-    "Open where the reported split picked the epoch, square where a validation part did, else full"
+    "Open where the reported split picked the epoch, square where a validation part did, a diamond where that part was only left out, else full"
     if "picked on the reported split" in epoch: return {"marker": "o", "markerfacecolor": "white"}
-    return {"marker": "s" if "picked on validation" in epoch else "o"}
+    return {"marker": "s" if "picked on validation" in epoch else "D" if "validation part" in epoch else "o"}
 
+# %% ../nbs/20c_protocol_figures.ipynb #c72bbb56
 LINES = {"random": (BEFORE, ":"), "ridge": (BEFORE, "--"), "ridge, all domains": (BEFORE, "-."), "mean human": (TRUE, "-"), "mean of the other humans": (TRUE, "--")}
 
 def _draw_baselines(ax:Axes, rows:pd.DataFrame, columns:Sequence[str])->None:
@@ -54,6 +56,7 @@ def _draw_baselines(ax:Axes, rows:pd.DataFrame, columns:Sequence[str])->None:
         known = part.set_index("domain").value.reindex(columns)
         ax.hlines(known, np.arange(len(columns))-0.42, np.arange(len(columns))+0.42, color=colour, linestyle=style, linewidth=0.9, label=name)
 
+# %% ../nbs/20c_protocol_figures.ipynb #7c029e2b
 def _draw_systems(ax:Axes, rows:pd.DataFrame, columns:Sequence[str], colours:dict[str, str])->None:
     "Each system and epoch as a mark in every column, with its interval at the mean; one without a mean says how many domains are whole"
     groups = list(rows.groupby(["system", "epoch"], sort=False))
@@ -63,6 +66,17 @@ def _draw_systems(ax:Axes, rows:pd.DataFrame, columns:Sequence[str], colours:dic
         ax.plot(at, found.reindex(columns), linestyle="", color=colours[system], markersize=4, label=f"{_name(system)}, {epoch}{whole}", **_mark(epoch))
         if "low" in found: ax.vlines(at[-1], found["low"], found["high"], color=colours[system], linewidth=0.8)
 
+# %% ../nbs/20c_protocol_figures.ipynb #512cd493
+def _add_legend(ax:Axes)->None:
+    "Baselines in the first column, systems in the second"
+    handles, labels = ax.get_legend_handles_labels()
+    marks = [isinstance(handle, Line2D) for handle in handles]
+    columns = [[(h, l) for h, l, mark in zip(handles, labels, marks) if mark == wanted] for wanted in (False, True)]
+    rows, nothing = max(map(len, columns)), (Line2D([], [], linestyle=""), "")
+    entries = [entry for column in columns for entry in column+[nothing]*(rows-len(column))]
+    ax.legend(*zip(*entries), loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
+
+# %% ../nbs/20c_protocol_figures.ipynb #5106ffc7
 @mpl.rc_context(STYLE)
 def draw_protocols(
     rows:pd.DataFrame, # as `protocol_rows` makes them
@@ -72,7 +86,8 @@ def draw_protocols(
     columns = [d for d in dict.fromkeys(rows.domain) if d not in ("mean", "low", "high")]+["mean"]
     systems = list(dict.fromkeys(rows[rows.epoch != ""].system))
     colours, sets = dict(zip(systems, (COLOURS[0], COLOURS[1], *COLOURS[3:]))), list(dict.fromkeys(rows.reported))
-    figure, axes = panels([2.3]*len(sets), width=PAGE)
+    entries = [max(part[part.epoch == ""].system.nunique(), len(part[part.epoch != ""][["system", "epoch"]].drop_duplicates())) for _, part in rows.groupby("reported", sort=False)]
+    figure, axes = panels([1.6+.14*n for n in entries], width=PAGE)    # the legend is below each
     for reported, ax in zip(sets, axes[:,0]):
         part = rows[rows.reported == reported]
         _draw_baselines(ax, part[part.epoch == ""], columns)
@@ -83,7 +98,7 @@ def draw_protocols(
         ax.set_xticks(range(len(columns)), [*columns[:-1], f"mean\n{over}".strip()])
         ax.tick_params(axis="x", length=0, labelbottom=True)
         ax.grid(axis="y")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
+        _add_legend(ax)
     return figure
 
 # %% ../nbs/20c_protocol_figures.ipynb #e02869b6
