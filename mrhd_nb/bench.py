@@ -389,10 +389,10 @@ def share_lines(parts:dict[str, dict[str, float]])->list[str]:
 
 # %% ../nbs/21a_bench.ipynb #44900d2c
 PARTS = { # name -> where it is measured, what measures it on a device, what says it in lines
-    "model": ("processor and gpu", bench_model, model_lines),
-    "loader": ("processor", lambda device: {"loader": bench_loader()}, lambda result: loader_lines(result["loader"])),
-    "evaluator": ("processor", lambda device: {"evaluator": bench_evaluator()}, lambda result: evaluator_lines(result["evaluator"])),
-    "input": ("gpu", lambda device: {"input": bench_input(device)}, lambda result: input_lines(result["input"]))}
+    "model": (("cpu", "gpu"), bench_model, model_lines),
+    "loader": (("cpu",), lambda device: {"loader": bench_loader()}, lambda result: loader_lines(result["loader"])),
+    "evaluator": (("cpu",), lambda device: {"evaluator": bench_evaluator()}, lambda result: evaluator_lines(result["evaluator"])),
+    "input": (("gpu",), lambda device: {"input": bench_input(device)}, lambda result: input_lines(result["input"]))}
 
 def bench(
     only:str="",        # one of the parts; empty for all
@@ -400,7 +400,7 @@ def bench(
 )->dict[str, Any]: # what B.json holds; parts that were not measured are null, or have no rows
     "Measure on one thread, or on a GPU"
     check_device(device)
-    there = [name for name, (where, *_) in PARTS.items() if ("processor" if device == "cpu" else "gpu") in where]
+    there = [name for name, (where, *_) in PARTS.items() if ("cpu" if device == "cpu" else "gpu") in where]
     if only not in ("", *there): raise InputError(f"bench '{only}': unknown on {device}; one of {', '.join(there)}")
     threads, result = torch.get_num_threads(), {"unit_s": None, "rows": [], "loader": None, "evaluator": None, "input": None}
     torch.set_num_threads(1)

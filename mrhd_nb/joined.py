@@ -7,15 +7,15 @@ __all__ = ['JOINED_SCHEMA', 'Joined', 'read_joined', 'join', 'JoinedStore', 'ope
 
 # %% ../nbs/03d_joined.ipynb #989b7e64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 from .annotations import Record
-from .config import DataConfig, InputError, StreamConfig, data_path, read_json, write_atomic
+from .config import DataConfig, InputError, StreamConfig, data_path, write_atomic
 from .features import FeatureFolder, FeatureSource, clip_count, lay_out
-from .store import PackedStore, StoredRows, StoredStream, alone, finish_part, read_signed, write_signed
+from .store import PackedStore, StoredRows, StoredStream, alone, finish_part, hash_json, read_manifest, read_signed, write_signed
 
 # %% ../nbs/03d_joined.ipynb #d0dacf51
 JOINED_SCHEMA = 1
@@ -35,7 +35,7 @@ class Joined:
         return (self.streams, self.tef, self.max_clips) == (data.streams, data.tef, data.max_clips)
 
 # %% ../nbs/03d_joined.ipynb #48835891
-def _manifest_hash(folder:Path)->str: return read_json(folder/"manifest.json")["sha256"]
+def _manifest_hash(folder:Path)->str: return hash_json(asdict(read_manifest(folder)))
 
 def read_joined(folder:str|Path)->Joined|None: # None where nothing was joined
     "How the clips of a store were joined; those of another store are refused"
@@ -109,9 +109,8 @@ class JoinedStore(PackedStore):
         joined:Joined,   # of this configuration
     ):
         super().__init__(folder, data)
-        found, expected = ({"width": width, "files": files} for width, files in ((joined.rows.width, joined.rows.files), (data.video_dim, data.streams[0].files)))
-        for name, value in found.items():
-            if value != expected[name]: raise InputError(f"{self.folder/'joined.json'}: field '{name}': {value!r} where data '{data.name}' has {expected[name]!r}")
+        for name, found, wanted in (("width", joined.rows.width, data.video_dim), ("files", joined.rows.files, data.streams[0].files)):
+            if found != wanted: raise InputError(f"{self.folder/'joined.json'}: field '{name}': {found!r} where data '{data.name}' has {wanted!r}")
         self.joined = StoredRows(self.folder, joined.rows)
 
     def gather_videos(self, records:Sequence[Record])->tuple[np.ndarray, list[int]]: # (B, L, Dv), clips of each

@@ -86,8 +86,8 @@ def draw_protocols(
     columns = [d for d in dict.fromkeys(rows.domain) if d not in ("mean", "low", "high")]+["mean"]
     systems = list(dict.fromkeys(rows[rows.epoch != ""].system))
     colours, sets = dict(zip(systems, (COLOURS[0], COLOURS[1], *COLOURS[3:]))), list(dict.fromkeys(rows.reported))
-    entries = [max(part[part.epoch == ""].system.nunique(), len(part[part.epoch != ""][["system", "epoch"]].drop_duplicates())) for _, part in rows.groupby("reported", sort=False)]
-    figure, axes = panels([1.6+.14*n for n in entries], width=PAGE)    # the legend is below each
+    entries = rows[KEYS].drop_duplicates().assign(mark=lambda t: t.epoch != "").groupby(["reported", "mark"]).size().groupby("reported").max()
+    figure, axes = panels(1.6+.14*entries[sets].to_numpy(), width=PAGE) # the legend is below each
     for reported, ax in zip(sets, axes[:,0]):
         part = rows[rows.reported == reported]
         _draw_baselines(ax, part[part.epoch == ""], columns)

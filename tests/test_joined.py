@@ -1,15 +1,15 @@
 "Joined clips are those of the store and of its folder, bit for bit, and whatever goes wrong ends in one line and a store that is still whole"
 import json, os, resource, shutil, signal
 from dataclasses import asdict, replace
-import numpy as np
 import pytest
 import torch
 from mrhd_nb import joined as module
 from mrhd_nb.batches import MomentDataset, iterate
 from mrhd_nb.cli import main
-from mrhd_nb.config import InputError, StreamConfig, data_config, generator, rng, run_config, write_json
+from mrhd_nb.config import InputError, data_config, generator, rng, run_config, write_json
 from mrhd_nb.features import FeatureFolder
 from mrhd_nb.joined import JoinedStore, join, open_features, read_joined
+from mrhd_nb.splits import has_split, read_split
 from mrhd_nb.store import PackedStore, hash_json, pack, verify
 from mrhd_nb.synthetic import make, write
 from mrhd_nb.training import train
@@ -42,11 +42,9 @@ def test_every_real_clip(shared, tmp_path, monkeypatch):
         pack(data, tmp_path/name)
         found, source, apart = join(data, tmp_path/name), open_features(data), PackedStore(tmp_path/name, data)
         assert isinstance(source, JoinedStore) and found.rows.items == len(source.streams[0].names)
-        start, rows = 0, np.fromfile(tmp_path/name/"joined.rows", np.float32).reshape(found.rows.rows, -1)
-        for video in module._joined_videos(apart)[1]:
-            assert rows[start:start+len(video)].tobytes() == video.tobytes()
-            start += len(video)
-        assert start == len(rows)
+        records = {r.vid: r for split in ("train", "val", "test") if has_split(data, split) for r in read_split(data, split)}.values()
+        assert len(records) == found.rows.items
+        for record in records: assert source.video(record).tobytes() == apart.video(record).tobytes()
 
 
 def test_training_from_joined_clips_gives_the_same_bits(tmp_path):
@@ -151,6 +149,9 @@ def test_another_store_in_its_place(packed, tmp_path):
     (tmp_path/"store/joined.json").unlink()
     join(other, tmp_path/"store")
     assert open_features(other).video(records[0]).tobytes() == FeatureFolder(other).video(records[0]).tobytes()
+    for wrong in ("[]", "{}", "{", '{"schema": 1}'):
+        (tmp_path/"store/manifest.json").write_text(wrong)
+        assert "manifest.json" in refused(open_features, other) and "manifest.json" in refused(join, other, tmp_path/"store")
 
 
 def test_the_command_joins(packed, tmp_path, capsys):
