@@ -32,7 +32,7 @@ $(READY): constraints.txt settings.ini setup.py
 	@test -z "$(TORCH_INDEX)" || $(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
 	@$(PIP) --no-build-isolation -e '.[dev]'
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "import $(IMPORTS); \
-	  [importlib.import_module('mrhd_nb.'+m.name) for m in pkgutil.iter_modules(mrhd_nb.__path__)]"
+	  [importlib.import_module(m.name) for m in pkgutil.walk_packages(mrhd_nb.__path__, 'mrhd_nb.')]"
 	@touch $@
 
 demo: $(READY)  ## train, score and draw both systems on the embedded benchmark; finished steps are not repeated

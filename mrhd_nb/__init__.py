@@ -1,1 +1,16 @@
+"Joint video moment retrieval and highlight detection; what people type is imported when it is first used (PEP 562)"
 __version__ = "0.5.0"
+
+from importlib import import_module as _import
+
+_PLACES = {"preset": "core.presets", "run_config": "core.presets", "MomentModel": "model.model", "train": "learning.training",
+           "evaluate": "evaluation.metrics", "load": "learning.checkpoints", "Predictor": "inference.predictor"}
+__all__ = [*_PLACES]
+
+
+def __getattr__(name:str):
+    if name not in _PLACES: raise AttributeError(f"module 'mrhd_nb' has no attribute '{name}'")
+    return getattr(_import(f"mrhd_nb.{_PLACES[name]}"), name)
+
+
+def __dir__()->list[str]: return sorted([*globals(), *_PLACES])

@@ -18,7 +18,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     "Spread over processes, a file stays in one of them, so that its fixtures are made once; notebooks go one by one"
     for item in items:
-        if item.path.stem != "test_notebooks": item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.path.stem != "test_every_notebook": item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,13 @@ NBS, PACKAGE = ROOT/"nbs", ROOT/"mrhd_nb"
 CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, IMAGE_BYTES = 15, 60, 60, 500, 60_000
 EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
 # What only some modules may import or call
-PLACES = {"matplotlib": {"bench_figures", "figures", "protocol_figures", "charts"}, "seaborn": {"figures"}, "papermill": {"experiments", "cli"},
-          "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
-SEEDERS = {"config", "models", "training"} # named generators; first weights, in a fork; dropout
+PLACES = {"matplotlib": {"figures"}, "seaborn": {"figures"}, "papermill": {"programs"}, "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
+SEEDERS = {"core.files", "model.model", "learning.training"} # named generators; initial weights, in a fork; dropout
+# Each package may import from itself and from those named here
+PACKAGES = {"core": (), "data": ("core",), "model": ("core", "data"), "evaluation": ("core", "data"), "learning": ("core", "data", "model", "evaluation")}
+PACKAGES |= {"inference": (*PACKAGES["learning"], "learning")}
+PACKAGES |= {"figures": (*PACKAGES["inference"], "inference")}
+PACKAGES |= {"programs": (*PACKAGES["figures"], "figures")}
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "normal", "bernoulli", "rand_like", "randn_like",
          "uniform_", "normal_", "bernoulli_", "random_", "exponential_"}
 TEST_CALLS = re.compile(r"assert_\w+|raises|testing\.\w+")
@@ -58,10 +62,13 @@ def cells(path:Path)->list[Cell]:
     return [Cell(c["cell_type"], "".join(c["source"]), tuple(c.get("outputs", ())), c["metadata"]) for c in nb["cells"]]
 
 
-def floor(path:Path)->str: return path.stem.split("_")[0]
+def package_name(path:Path)->str: return path.parent.name.split("_", 1)[1]
 
 
-def module_name(path:Path)->str: return path.stem.split("_", 1)[1]
+def module_name(path:Path)->str: return f"{package_name(path)}.{path.stem.split('_', 1)[1]}"
+
+
+def module_path(path:Path)->Path: return PACKAGE/f"{module_name(path).replace('.', '/')}.py"
 
 
 def imported(tree:ast.AST)->set[str]:
@@ -70,12 +77,11 @@ def imported(tree:ast.AST)->set[str]:
     return found | {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
 
 
-LIBRARY = sorted(NBS.glob("[0-9][0-9]*_*.ipynb"))
+LIBRARY = sorted(NBS.glob("[1-9]_*/[0-9][0-9]_*.ipynb"))
 EXPERIMENTS = sorted((NBS/"experiments").glob("*.ipynb"))
 TUTORIALS = sorted((NBS/"tutorials").glob("*.ipynb"))
 ALL = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-FLOORS = {module_name(p): floor(p) for p in LIBRARY}
-library = pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+library = pytest.mark.parametrize("path", LIBRARY, ids=module_name)
 experiments = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 tutorials = pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 every = pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
@@ -102,11 +108,17 @@ def test_exported_cells_are_short(path):
     exported = [c for c in cells(path) if c.exported]
     assert statistics.median(c.lines for c in exported) <= CELL_MEDIAN
     assert max(c.lines for c in exported) <= CELL_LINES
-    assert len((PACKAGE/f"{module_name(path)}.py").read_text().splitlines()) <= MODULE_LINES
+    assert len(module_path(path).read_text().splitlines()) <= MODULE_LINES
+
+
+def test_packages_stand_in_the_order_of_reading():
+    assert [p.name.split("_", 1)[1] for p in sorted(NBS.glob("[1-9]_*"))] == list(PACKAGES)
 
 
 @library
-def test_exported_imports_come_from_lower_floors(path):
+def test_exported_imports_come_from_packages_to_the_left(path):
+    "Across packages in the direction of the table; within one, from notebooks that come earlier"
+    earlier = {module_name(p) for p in LIBRARY if p.parent == path.parent and p < path}
     for cell in cells(path):
         if not cell.exported: continue
         for node in ast.walk(cell.tree):
@@ -116,14 +128,14 @@ def test_exported_imports_come_from_lower_floors(path):
             if node.module == "mrhd_nb": assert [a.name for a in node.names] == ["__version__"], ast.unparse(node)
             if node.module.startswith("mrhd_nb."):
                 name = node.module.removeprefix("mrhd_nb.")
-                assert FLOORS[name] < floor(path), f"floor {floor(path)} imports from floor {FLOORS[name]}: {ast.unparse(node)}"
+                assert name in earlier or name.split(".")[0] in PACKAGES[package_name(path)], ast.unparse(node)
 
 
 @library
 def test_libraries_stay_in_their_places(path):
     for cell in cells(path):
         if not cell.exported: continue
-        for name in imported(cell.tree) & PLACES.keys(): assert module_name(path) in PLACES[name], f"{name} is imported"
+        for name in imported(cell.tree) & PLACES.keys(): assert package_name(path) in PLACES[name], f"{name} is imported"
 
 
 @library
@@ -151,11 +163,11 @@ def test_every_exported_symbol_has_a_testing_cell(path):
 
 
 @library
-def test_torch_modules_are_small_and_on_floors_6_to_14(path):
+def test_torch_modules_are_small_and_in_their_places(path):
     module = importlib.import_module(f"mrhd_nb.{module_name(path)}")
     for name, kind in inspect.getmembers(module, inspect.isclass):
         if kind.__module__ != module.__name__ or not issubclass(kind, torch.nn.Module): continue
-        assert "06" <= floor(path)[:2] <= "14", name
+        assert package_name(path) == "model" or module_name(path) == "learning.weighting", name
         assert len(inspect.getsource(kind).splitlines()) <= CLASS_LINES, name
 
 
@@ -194,12 +206,12 @@ def test_tutorial_teaches_and_exports_nothing(path):
 
 def test_syntax_is_that_of_the_oldest_python():
     oldest = tuple(map(int, re.search(r"min_python = (.*)", (ROOT/"settings.ini").read_text())[1].split(".")))
-    for module in PACKAGE.glob("*.py"): ast.parse(module.read_text(), feature_version=oldest)
+    for module in PACKAGE.rglob("*.py"): ast.parse(module.read_text(), feature_version=oldest)
 
 
 def test_modules_and_notebooks_are_the_same_set():
-    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "_modidx"}
-    assert modules == set(FLOORS)
+    modules = {p for p in PACKAGE.rglob("*.py") if p.stem not in ("__init__", "_modidx")}
+    assert modules == set(map(module_path, LIBRARY))
 
 
 def test_notebooks_export_to_the_package_and_are_clean(tmp_path):

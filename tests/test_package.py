@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p.name for p in (ROOT/"nbs"/"experiments").glob("*.ipynb"))
 TUTORIALS = sorted(p.name for p in (ROOT/"nbs"/"tutorials").glob("*.ipynb"))
-MODULES = sorted(p.stem for p in (ROOT/"mrhd_nb").glob("*.py") if p.stem not in ("__init__", "_modidx"))
+MODULES = sorted(f"{p.parent.name}.{p.stem}" for p in (ROOT/"mrhd_nb").glob("*/*.py") if p.stem != "__init__")
 DEVELOPMENT = ("nbdev", "fastcore", "execnb", "ghapi", "fastgit", "jupyterlab", "pytest", "hypothesis", "build")
 # Stands in for a machine that has only what a user installs
 BLOCK = f"""
@@ -37,7 +37,7 @@ def test_wheel_holds_modules_notebooks_weights_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {n.removeprefix("mrhd_nb/") for n in names if n.startswith("mrhd_nb/")}
     notebooks = {n.removeprefix("notebooks/") for n in inside if n.startswith("notebooks/")}
-    assert {f"{m}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml", "published.yaml", "released.yaml"} <= inside
+    assert {f"{m.replace('.', '/')}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml", "published.yaml", "released.yaml"} <= inside
     assert sorted(n for n in notebooks if "/" not in n and n.endswith(".ipynb")) == NOTEBOOKS
     assert sorted(n for n in notebooks if n.startswith("tutorials/")) == [f"tutorials/{n}" for n in TUTORIALS]
     assert any(n.startswith("weights/") and n.endswith(".safetensors") for n in inside)
@@ -56,7 +56,7 @@ def test_metadata_says_what_settings_say(wheel):
     needed = [r for r in meta.get_all("Requires-Dist") if "extra ==" not in r]
     assert sorted(needed) == sorted(settings["DEFAULT"]["requirements"].split())
     assert not [r for r in needed if re.match(r"[\w-]+", r)[0] in DEVELOPMENT]
-    assert "mrhd = mrhd_nb.cli:main" in read("entry_points.txt")
+    assert "mrhd = mrhd_nb.programs.cli:main" in read("entry_points.txt")
 
 
 def test_versions_agree():
@@ -86,6 +86,6 @@ def test_every_module_imports_without_the_development_tools(installed, tmp_path)
 @pytest.mark.parametrize("arguments, expected", [(["--help"], ["train", "evaluate", "predict", "parity", "notebooks"]),
                                                  (["notebooks"], [Path(n).stem for n in NOTEBOOKS+TUTORIALS])])
 def test_command_answers_without_the_development_tools(installed, tmp_path, arguments, expected):
-    code = f"import sys; sys.argv = ['mrhd', *{arguments!r}]; from mrhd_nb.cli import main; sys.exit(main())"
+    code = f"import sys; sys.argv = ['mrhd', *{arguments!r}]; from mrhd_nb.programs.cli import main; sys.exit(main())"
     said = python(code, installed, tmp_path)
     for word in expected: assert word in said

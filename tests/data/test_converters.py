@@ -1,0 +1,153 @@
+"Data of one's own: twenty records written by hand in a table, converted, described, trained on, scored and asked about"
+import json
+from pathlib import Path
+import numpy as np
+import pytest
+from mrhd_nb.data.annotations import read_annotations
+from mrhd_nb.data.batches import iterate
+from mrhd_nb.programs.cli import main
+from mrhd_nb.core.files import InputError, write_json
+from mrhd_nb.core.config import override
+from mrhd_nb.core.presets import run_config
+from mrhd_nb.data.splits import open_split
+from mrhd_nb.learning.training import train
+
+TABLE = """video,query,start,end,duration,split
+kitchen1,a woman cuts an onion,0:04,0:11,0:36,train
+kitchen1,a woman cuts an onion,0:22,0:26,,train
+kitchen1,water boils in a pot,0:12,0:21,,train
+kitchen2,a man fries an egg,3,12.5,31,train
+kitchen2,"salt, then pepper, is added",13,17,,train
+kitchen2,a man puts the egg on a plate,18,29.5,,train
+garden1,a girl waters the flowers,0:02,0:13,40,train
+garden1,a cat runs across the grass,0:15,0:19,,train
+garden1,the girl picks a tomato,0:24,0:38,,train
+garden2,two people plant a tree,0,27.4,27.4,train
+garden2,they pour water on the roots,20,26,,train
+street1,a cyclist stops at a light,5,9.5,33.3,train
+street1,a bus passes,12,20,,train
+street1,a bus passes,24,31,,train
+street1,a dog waits at the door,8,15,,train
+street2,children cross the street,0:10,0:22,0:30,train
+kitchen3,a man cuts an onion,0:06,0:15,0:34,val
+kitchen3,a pot boils,0:18,0:30,,val
+garden3,a dog runs across the grass,1,8,28.6,val
+garden3,a boy waters the tree,10,24,,val
+street3,a bus stops at a light,0:07,0:16,0:29,val
+street3,people cross the street,0:18,0:27,,val
+"""
+TINY = {"model.width": 32, "model.heads": 4, "model.ffn": 32, "training.batch_size": 8, "training.epochs": 3, "training.eval_every": 1, "training.lr": 1e-3}
+
+
+@pytest.fixture()
+def folder(tmp_path)->Path:
+    "A table, features of two streams and audio, and the file that describes them"
+    (tmp_path/"mine.csv").write_text(TABLE)
+    draw = np.random.default_rng(0)
+    for name in ("appearance", "motion", "sound"): (tmp_path/name).mkdir()
+    for line in TABLE.splitlines()[1:]:
+        vid = line.split(",")[0]
+        clips = 14+len(vid)                                            # of 2 s: the rows, not the table, say how many clips there are
+        np.savez(tmp_path/"appearance"/f"{vid}.npz", features=draw.standard_normal((clips, 12)))
+        np.save(tmp_path/"motion"/f"{vid}.npy", draw.standard_normal((clips+2, 6)))
+        np.save(tmp_path/"sound"/f"{vid}.npy", draw.standard_normal((clips-1, 4)))
+    write_json(tmp_path/"data.json", {
+        "name": "mine", "dataset": "charades", "train": "train.jsonl", "val": "val.jsonl", "round_to": None,
+        "streams": [{"name": "appearance", "files": ["appearance/{vid}.npz"], "dim": 12, "key": "features"},
+                    {"name": "motion", "files": ["motion/{vid}.npy"], "dim": 6},
+                    {"name": "sound", "files": ["sound/{vid}.npy"], "dim": 4, "audio": True}],
+        "text": {"name": "words", "files": [], "dim": 16}})
+    return tmp_path
+
+
+def describe(folder, **changes):
+    "Change the data file"
+    write_json(folder/"data.json", json.loads((folder/"data.json").read_text()) | changes)
+    return str(folder/"data.json")
+
+
+def test_twenty_records_from_table_to_answer(folder, capsys):
+    assert main(["convert", str(folder/"mine.csv"), "--out", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{folder}/train.jsonl: 14 queries, 16 windows, 6 videos", f"{folder}/val.jsonl: 6 queries, 6 windows, 3 videos"]
+    records = [r for part in ("train", "val") for r in read_annotations(folder/f"{part}.jsonl", "charades")]
+    assert len(records) == 20 and len({r.qid for r in records}) == 20
+    assert records[0].windows == ((4, 11), (22, 26)) and records[3].query == "salt, then pepper, is added" and records[5].qid == "garden1_0"
+
+    config = run_config("taskweave_mr2hd", str(folder/"data.json"), overrides=TINY)
+    assert config.data.root == str(folder) and config.model.video_dim == 12+6+2+4+2 and config.model.text_dim == 16
+    batch = next(iterate(open_split(override(config, {"training.select_on": "none"}), "train"), 14))
+    assert batch.clip_mask.sum(1).tolist() == [13+len(r.vid) for r in records[:14]]
+    assert batch.targets.saliency[0].nonzero().flatten().tolist() == [2, 3, 4, 11, 12]  # both windows, in clips of 2 s
+
+    learns, picks, reports = (open_split(config, split) for split in ("train", "val", "test"))
+    assert [r.source for r in reports.records] == [r.source for r in records[14:]] and len(learns)+len(picks) == 14
+    assert not {r.vid for r in learns.records} & {r.vid for r in picks.records} # the epoch is picked on videos held out of the training
+    results = train(config, folder/"run", progress=False)
+    brief = results["last"]["metrics"]["brief"]
+    assert {"MR-full-R1@0.5", "MR-full-mAP", "MR-full-mIoU"} <= brief.keys() and all(0 <= v <= 100 for v in brief.values()) and not any(k.startswith("HL") for k in brief)
+    losses = [json.loads(line)["terms"]["moments"] for line in (folder/"run"/"history.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+    ask = ["predict", "--checkpoint", str(folder/"run"/"last.safetensors"), "--query", "a dog cuts an onion", "--json"]
+    for name, end in (("appearance", "npz"), ("motion", "npy"), ("sound", "npy")): ask += ["--features", str(folder/name/f"garden3.{end}")]
+    assert main(ask) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["saliency"]) == 13+len("garden3") and all(0 <= s <= e <= answer["duration"] == 40 for s, e, _ in answer["windows"])
+
+
+@pytest.mark.parametrize("preset", ["tr_detr", "taskweave_both"])
+def test_scores_are_optional_line_by_line(folder, preset):
+    "QVHighlights' form: some training records have scores, some windows alone; what validation holds decides what is measured"
+    assert main(["convert", str(folder/"mine.csv"), "--out", str(folder)]) == 0
+    lines = {part: [json.loads(line) for line in (folder/f"{part}.jsonl").read_text().splitlines()] for part in ("train", "val")}
+
+    def rated(line):
+        ids = sorted({i for s, e in line["relevant_windows"] for i in range(int(s//2), int(-(-e//2)))})
+        return line | {"relevant_clip_ids": ids, "saliency_scores": [[1+i % 4, 2, 3] for i in ids]}
+
+    def write(part, values): (folder/f"{part}.jsonl").write_text("".join(json.dumps(v)+"\n" for v in values))
+    write("train", [rated(line) if i % 2 else line for i, line in enumerate(lines["train"])])
+    config = run_config(preset, describe(folder, dataset="qvhighlights"), overrides=TINY | {"training.epochs": 1, "training.select_on": "none"})
+    y = next(iterate(open_split(config, "train"), 14)).targets.saliency.amax(1)
+    assert (y[::2] == 1).all() and (y[1::2] > 5).all()                 # 1 in a window, or the sum of three scores
+    measured = train(config, folder/"windows", progress=False)["last"]["metrics"]["brief"]
+    assert "MR-full-mAP" in measured and not any(k.startswith("HL") for k in measured)
+    write("val", map(rated, lines["val"]))
+    assert "HL-min-VeryGood-Hit1" in train(config, folder/"scores", progress=False)["last"]["metrics"]["brief"]
+
+
+def test_text_features_of_ones_own(folder):
+    "Text pooled by any encoder: one vector for each query, named after the qid"
+    assert main(["convert", str(folder/"mine.csv"), "--out", str(folder)]) == 0
+    (folder/"text").mkdir()
+    for record in (r for part in ("train", "val") for r in read_annotations(folder/f"{part}.jsonl", "charades")):
+        np.save(folder/"text"/f"{record.qid}.npy", np.random.default_rng(len(record.query)).standard_normal(24))
+    data = describe(folder, text={"name": "encoder", "files": ["text/{qid}.npy"], "dim": 24})
+    config = run_config("tr_detr", data, overrides=TINY | {"training.epochs": 1})
+    assert next(iterate(open_split(config, "test"), 6)).tokens.shape == (6, 1, 24)
+    assert train(config, folder/"run", progress=False)["last"]["epoch"] == 1
+
+
+def test_what_is_wrong_is_said_with_file_line_and_field(folder, capsys):
+    "Nothing is written and nothing trained"
+    table = folder/"mine.csv"
+    for old, new, said in [("0:12,0:21", "0:21,0:12", "mine.csv:4: field 'end': 12 s, but the moment starts at 21 s"), ("3,12.5,31", "3,12.5,", "mine.csv:5: field 'duration'"),
+                           ("5,9.5,33.3", "5s,9.5,33.3", "mine.csv:13: field 'start': '5s'"), ("video,query", "vid,query", "mine.csv:1: field 'video'")]:
+        table.write_text(TABLE.replace(old, new))
+        assert main(["convert", str(table), "--out", str(folder/"out")]) == 2 and not (folder/"out").exists()
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    table.write_text(TABLE.replace(",0:36,", ",,"))                    # one video without a duration: its features are counted
+    assert main(["convert", str(table), "--data", str(folder/"data.json"), "--out", str(folder)]) == 0
+    first = read_annotations(folder/"train.jsonl", "charades")[0]
+    assert first.vid == "kitchen1" and first.duration == 2*(13+len("kitchen1"))
+    good = json.loads((folder/"data.json").read_text())
+    for change, said in [({"dataset": "mine"}, "wrong.json: field 'dataset': 'mine' is not one of qvhighlights, charades"), ({"streems": []}, "field 'streems': unknown"),
+                         ({"streams": []}, "field 'streams': empty"), ({"clip_length": "2"}, "clip_length: '2' is not of type float"), ({"train": "nowhere.jsonl"}, "nowhere.jsonl: cannot be read")]:
+        write_json(folder/"wrong.json", good | change)
+        with pytest.raises(InputError) as error: train(run_config("tr_detr", str(folder/"wrong.json"), overrides=TINY), folder/"run", progress=False)
+        assert said in str(error.value) and "\n" not in str(error.value)
+    lines = (folder/"train.jsonl").read_text().splitlines()
+    (folder/"train.jsonl").write_text("\n".join([*lines[:2], json.dumps({k: v for k, v in json.loads(lines[2]).items() if k != "relevant_windows"}), *lines[3:]]))
+    with pytest.raises(InputError, match=r"train.jsonl:3: field 'relevant_windows': missing; a training record needs labels"):
+        train(run_config("tr_detr", str(folder/"data.json"), overrides=TINY), folder/"unlabelled", progress=False)

@@ -1,0 +1,41 @@
+"Grids, run and collected: what is finished is not repeated, what fails does not stop the rest"
+import json
+import pandas as pd, pytest
+from mrhd_nb.programs.cli import main
+from mrhd_nb.programs.notebooks import notebook_folder
+from mrhd_nb.programs.sweep import Cell, expand, find_grid, read_grids, run_cells
+
+GRIDS = sorted(p.stem for p in (notebook_folder()/"grids").glob("*.yaml"))
+TINY = {"data.train_queries": 16, "data.val_queries": 8, "data.test_queries": 8, "model.width": 16, "model.ffn": 16, "training.epochs": 2, "training.eval_every": 1}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_names_runs_that_exist(name, shared, monkeypatch):
+    monkeypatch.setenv("MRHD_DATA", str(shared/"features"))
+    cells = [cell for grid in read_grids(find_grid(name)) for cell in expand(grid)]
+    assert cells and len({c.name for c in cells}) == len(cells)
+    if name == "tvsum": assert [sum(c.protocol == p for c in cells) for p in ("test", "leave_one_out", "val")] == [20, 100, 20]
+
+
+def test_a_sweep_goes_on_where_it_was(tmp_path, capsys):
+    "One run of two fails; the tables hold the other one, and the second sweep repeats only what failed"
+    grid, out = tmp_path/"grid.yaml", tmp_path/"runs"
+    grid.write_text(json.dumps({"presets": ["tr_detr"], "data": ["synthetic"], "overrides": TINY, "variants": {"good": {}, "bad": {"training.select_by": "nonsense"}}}))
+    words = ["sweep", str(grid), "--out", str(out), "--workers", "2"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 steps failed: val/tr_detr/synthetic-bad-seed0" in said.err and "'nonsense' is not measured" in said.out
+    runs = pd.read_csv(out/"runs.csv")
+    assert runs.system.tolist() == ["tr_detr, good"]*2 and runs.which.tolist() == ["best", "last"] and "picked on validation" in (out/"seeds.md").read_text()
+    grid.write_text(json.dumps({"presets": ["tr_detr"], "data": ["synthetic"], "overrides": TINY, "variants": {"good": {}}}))
+    assert main(words) == 0 and "val/tr_detr/synthetic-good-seed0: finished before" in capsys.readouterr().out
+
+
+def test_a_ray_cluster_runs_jobs(tmp_path):
+    ray = pytest.importorskip("ray", reason="Ray is the extra `cluster`")
+    cell, lines = Cell("last", "tr_detr", "synthetic", overrides=TINY), []
+    try: run_cells([cell], tmp_path, engine="ray", report=lines.append)
+    finally: ray.shutdown()
+    assert (tmp_path/cell.name/"metrics.json").is_file() and "done after" in lines[-1]
+    run_cells([cell], tmp_path, engine="ray", report=lines.append)
+    assert "finished before" in lines[-1]
