@@ -12,7 +12,7 @@ IMPORTS := hypothesis.strategies, importlib, ipykernel.kernelapp, mrhd_nb, nbcon
   scipy.optimize, scipy.signal, scipy.stats, seaborn, torch._dynamo, torch.distributed.launcher.api, xdist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test prepare readme figures lab wheel clean
+.PHONY: help setup demo test prepare docs figures lab wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ $(READY): constraints.txt settings.ini setup.py
 	@echo "Setting up $(VENV) from constraints.txt; torch is the one large download"
 	@$(PIP) pip setuptools
 	@test -z "$(TORCH_INDEX)" || $(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
-	@$(PIP) --no-build-isolation -e '.[dev]'
+	@$(PIP) --no-build-isolation -e '.[dev,docs]'
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "import $(IMPORTS); \
 	  [importlib.import_module(m.name) for m in pkgutil.walk_packages(mrhd_nb.__path__, 'mrhd_nb.')]"
 	@touch $@
@@ -45,14 +45,14 @@ figures: $(READY)  ## make demo, then put its figures into figures/, each beside
 test: $(READY)  ## run every test, the notebooks included
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadgroup tests
 
-prepare: $(READY)  ## before a commit: export the notebooks, clean them, render README.md, test
+prepare: $(READY)  ## before a commit: export the notebooks, clean them, test
 	$(VENV)/bin/nbdev_export
 	$(VENV)/bin/nbdev_clean
-	@$(MAKE) --no-print-directory readme test
+	@$(MAKE) --no-print-directory test
 
-readme: $(READY)  ## render nbs/index.ipynb to README.md
-	@$(VENV)/bin/jupyter nbconvert --log-level=ERROR --to markdown --stdout nbs/index.ipynb | sed 's#](\.\./#](#g' > README.md.new
-	@mv README.md.new README.md
+docs: $(READY)  ## build the site from the notebooks into runs/site
+	@$(PY) -m sphinx -q -W --keep-going -b html docs runs/site
+	@echo "runs/site/index.html"
 
 lab: $(READY)  ## open JupyterLab on the reading order
 	@$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
