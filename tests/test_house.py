@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 import papermill, pytest, torch
-from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT/"nbs", ROOT/"mrhd_nb"
-CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, IMAGE_BYTES = 15, 60, 60, 500, 60_000
+CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, WIDTH, IMAGE_BYTES = 15, 60, 60, 500, 100, 60_000
+BUDGET, CORE_BUDGET = 9000, 2600 # exported lines of the package, and of what it exists for
+CORE = ("core/spans", "model/*", "learning/matching", "learning/losses", "learning/weighting", "learning/training", "evaluation/metrics")
 EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
 # What only some modules may import or call
 PLACES = {"matplotlib": {"figures"}, "seaborn": {"figures"}, "papermill": {"programs"}, "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
@@ -101,6 +102,23 @@ def test_imports_have_cells_of_their_own(path):
         if cell.kind != "code": continue
         imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in cell.tree.body]
         assert all(imports) or not any(imports), cell.source
+
+
+def count(*patterns:str)->int:
+    return sum(len(f.read_text().splitlines()) for pattern in patterns for f in PACKAGE.glob(f"{pattern}.py"))
+
+
+def test_the_package_stays_within_its_budget():
+    assert count("*/*", "__init__") <= BUDGET and count(*CORE) <= CORE_BUDGET
+
+
+@library
+def test_what_is_exported_is_shown(path):
+    "At least half as many visible outputs as exported cells, in lines that a page shows without scrolling"
+    found = cells(path)
+    assert 2*sum(bool(c.outputs) for c in found) >= sum(c.exported for c in found)-1 # imports have none
+    for cell in found:
+        if cell.exported: assert all(len(line) <= WIDTH for line in cell.source.splitlines()), cell.source
 
 
 @library
@@ -227,11 +245,31 @@ def test_notebooks_export_to_the_package_and_are_clean(tmp_path):
         assert file.read_text() == (ROOT/file.relative_to(tree)).read_text(), f"make prepare changes {file.relative_to(tree)}"
 
 
-def test_readme_is_the_index_notebook():
-    body, _ = MarkdownExporter().from_filename(str(NBS/"index.ipynb"))
-    assert (ROOT/"README.md").read_text().strip() == body.replace("](../", "](").strip()
+def test_public_names_are_unique():
+    "A name that someone can import is defined in one module alone"
+    places = {}
+    for path in map(module_path, LIBRARY):
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"): continue
+            assert node.name not in places, f"{node.name}: in {places[node.name]} and {path}"
+            places[node.name] = path
 
 
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT/"README.md").read_text()):
-        assert "://" in target or (ROOT/target).exists(), target
+def test_pages_name_every_notebook():
+    "The reading order of JupyterLab lists the library"
+    text = "".join(c.source for c in cells(NBS/"index.ipynb"))
+    for path in [*LIBRARY, *EXPERIMENTS, *TUTORIALS]: assert f"]({path.relative_to(NBS).as_posix()})" in text, path
+
+
+@every
+def test_links_of_notebooks_lead_somewhere(path):
+    for cell in cells(path):
+        if cell.kind != "markdown": continue
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"`[^`]*`", "", cell.source)):
+            assert "://" in target or (path.parent/target).exists(), target
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT/"README.md").read_text()
+    assert len(text.encode()) <= 6000
+    for target in re.findall(r"\]\(([^)#]+)\)", text): assert "://" in target or (ROOT/target).exists(), target

@@ -89,3 +89,11 @@ def test_command_answers_without_the_development_tools(installed, tmp_path, argu
     code = f"import sys; sys.argv = ['mrhd', *{arguments!r}]; from mrhd_nb.programs.cli import main; sys.exit(main())"
     said = python(code, installed, tmp_path)
     for word in expected: assert word in said
+
+
+def test_the_top_of_the_package_imports_nothing_until_it_is_used():
+    code = "import sys, mrhd_nb; assert 'torch' not in sys.modules and 'numpy' not in sys.modules; print(mrhd_nb.__all__, mrhd_nb.preset('tr_detr').preset)"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
+    took = next(line for line in done.stderr.splitlines() if line.endswith("| mrhd_nb"))
+    assert int(took.split("|")[1]) < 100_000 # microseconds, with all that it imports
+    for name in ("preset", "run_config", "MomentModel", "train", "evaluate", "Predictor", "load"): assert f"'{name}'" in done.stdout

@@ -23,5 +23,13 @@ def test_commands_run(block, tmp_path):
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
+def test_python_runs(tmp_path):
+    "The five lines of Python, as they stand"
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(code.splitlines()) == 5
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "MR-full-mAP" in done.stdout, done.stderr
+
+
 def test_make_targets_exist():
     for target in re.findall(r"`?make ([a-z]+)", README): assert target in TARGETS, target
