@@ -12,7 +12,7 @@ from ..core.files import InputError
 from ..core.config import DataConfig, RunConfig, data_path
 from .annotations import Record, carve, read_annotations, select_domain
 from .features import MemoryFeatures
-from .joined import open_features
+from .store import open_features
 from .synthetic import Benchmark, make
 from .batches import MomentDataset
 

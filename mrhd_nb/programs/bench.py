@@ -26,7 +26,6 @@ from ..core.presets import data_config, preset
 from ..data.annotations import Record, write_annotations
 from ..data.features import normalise_rows, tef
 from ..data.store import PackedStore, pack
-from ..data.joined import join, open_features
 from ..data.batches import Batch, MomentDataset, Targets, iterate
 from ..evaluation.metrics import evaluate
 from ..learning.devices import check_device, compile_model, make_resident, send_ahead
@@ -115,8 +114,6 @@ def _readers(root:Path)->tuple[dict[str, Callable[[], Any]], int]: # name -> one
     "Every way of reading, on folders and stores that are made here"
     (data, records), (plain, _) = (write_released(root/name, VIDEOS, compressed=name == "npz") for name in ("npz", "plain"))
     stores = {dtype: PackedStore(root/dtype, data) for dtype in ("float32", "float16") if pack(data, root/dtype, dtype=dtype)}
-    join(data, root/"float32")
-    stores["float32, joined"] = open_features(replace(data, store=str(root/"float32")))
     order = rng(0, "bench", "order").permutation(VIDEOS)
     batches = [[records[i] for i in order[at:at+BATCH]] for at in range(0, VIDEOS-BATCH+1, BATCH)] or [records]
     gather = lambda store, batch: (store.gather_videos(batch), store.gather_tokens(batch))

@@ -223,20 +223,18 @@ def pack_command(arguments:argparse.Namespace)->None:
     from mrhd_nb.core.files import InputError
     from mrhd_nb.core.presets import data_config
     from mrhd_nb.core.config import data_path
-    from mrhd_nb.data.joined import join, read_joined
-    from mrhd_nb.data.store import pack, read_manifest, verify
+    from mrhd_nb.data.store import pack, verify
     if arguments.source:
         data = data_config(arguments.source)
-        manifest = pack(data, arguments.out, dtype=arguments.dtype, progress=sys.stderr.isatty())
-        if arguments.joined: join(data, arguments.out, progress=sys.stderr.isatty())
+        manifest = pack(data, arguments.out, dtype=arguments.dtype)
         for split in ("train", "val", "test"):
             name = getattr(data, split)
             if name and not data_path(data, name).is_file(): print(f"{split} is left out: no file {data_path(data, name)}")
-    elif arguments.verify and not arguments.joined: manifest = read_manifest(arguments.out)
-    else: raise InputError("pack: name the data set to pack, or check a store with --verify")
-    joined = [found.rows] if (found := read_joined(arguments.out)) else []
-    if arguments.verify: print(f"{verify(arguments.out, *joined)} bytes are those that were packed")
-    for s in (*manifest.streams, *joined): print(f"{s.part:<16} {s.items} items, {s.rows} rows of {s.width}, {s.dtype}")
+    elif not arguments.verify: raise InputError("pack: name the data set to pack, or check a store with --verify")
+    if arguments.verify:
+        manifest = verify(arguments.out)
+        print("all tables are as they were packed")
+    for s in manifest.streams: print(f"{s.stream.name:<16} {len(s.rows)} items, {sum(s.rows.values())} rows of {s.stream.dim}, {s.dtype}")
     print(f"to read it: --set data.store={Path(arguments.out).resolve()}")
 
 # %% ../../nbs/8_programs/07_cli.ipynb #33303d6a
@@ -350,7 +348,6 @@ def _add_pack(parser:Parser)->None:
     parser.add_argument("source", nargs="?", default="", metavar="SOURCE", help="registered data set, name/DOMAIN, or a JSON file that describes one")
     parser.add_argument("--out", required=True, metavar="STORE", help="folder of the store")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16"], help="number type of its rows; float16 rounds by up to 2^-11 of a value (%(default)s)")
-    parser.add_argument("--joined", action="store_true", help="also write the clips as a batch holds them, all streams side by side: faster to read, and as large again in float32")
     parser.add_argument("--verify", action="store_true", help="read the whole store and check its hashes; without SOURCE, that alone")
 
 def _add_bench(parser:Parser)->None:

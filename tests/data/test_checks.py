@@ -634,7 +634,7 @@ def test_a_packed_store_stands_for_the_files(sound, tmp_path):
         findings = as_report(diagnose(find_data(str(d.root))))["findings"]
         return {(f["kind"], f["field"]): (placed(f, d), f["places"][0]["what"]) for f in findings}
 
-    zeros = ("zero_rows", "clip"), Path(f"{d.root}/store/clip.rows[{d.line(5)['vid']}]")
+    zeros = ("zero_rows", "clip"), Path(f"{d.root}/store[clip_features/{d.line(5)['vid']}.npz]")
     assert [(what, where) for what, (where, _) in look().items()] == [zeros]
     d.edit(3, duration=4500)
     d.edit(4, vid=d.line(4)["vid"]+"x")
