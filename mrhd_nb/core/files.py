@@ -101,7 +101,6 @@ def derive_seed(
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-# %% ../../nbs/1_core/01_files.ipynb #8ae43d74
 def generator(seed:int, *names:Any)->"torch.Generator":
     "A torch generator for a named purpose"
     import torch

@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/1_core/04_spans.ipynb #5745985a
-def to_se(
-    spans_cw:Tensor, # (..., 2) centre, width
-)->Tensor: # (..., 2) start, end in the same unit
-    "Centre and width to start and end"
+def to_se(spans_cw:Tensor)->Tensor: # (..., 2) to (..., 2)
+    "(centre, width) to (start, end), in the same unit"
     centre, width = spans_cw.unbind(-1)
     return torch.stack((centre-width/2, centre+width/2), -1)
 
-# %% ../../nbs/1_core/04_spans.ipynb #09ad00e8
-def to_cw(
-    spans_se:Tensor, # (..., 2) start, end
-)->Tensor: # (..., 2) centre, width in the same unit
-    "Start and end to centre and width"
+def to_cw(spans_se:Tensor)->Tensor: # (..., 2) to (..., 2)
+    "(start, end) to (centre, width), in the same unit"
     start, end = spans_se.unbind(-1)
     return torch.stack(((start+end)/2, end-start), -1)
 
@@ -42,27 +37,18 @@ def _ratio(part:Tensor, whole:Tensor)->Tensor:
     empty = whole <= 0
     return (part/whole.masked_fill(empty, 1)).masked_fill(empty, 0)
 
-def span_iou(
-    a_se:Tensor, # (..., 2)
-    b_se:Tensor, # (..., 2)
-)->Tensor: # (...) in [0, 1]
+def span_iou(a_se:Tensor, b_se:Tensor)->Tensor: # (..., 2), (..., 2) to (...) in [0, 1]
     "Intersection over union"
     inter, union, _ = overlap(a_se, b_se)
     return _ratio(inter, union)
 
-def hull_iou(
-    a_se:Tensor, # (..., 2)
-    b_se:Tensor, # (..., 2)
-)->Tensor: # (...) in [0, 1]
+def hull_iou(a_se:Tensor, b_se:Tensor)->Tensor: # (..., 2), (..., 2) to (...) in [0, 1]
     "Intersection over hull, as the official evaluator and its NMS compute it"
     inter, _, hull = overlap(a_se, b_se)
     return _ratio(inter, hull)
 
 # %% ../../nbs/1_core/04_spans.ipynb #54eb2cc3
-def span_giou(
-    a_se:Tensor, # (..., 2)
-    b_se:Tensor, # (..., 2)
-)->Tensor: # (...) in [-1, 1]
+def span_giou(a_se:Tensor, b_se:Tensor)->Tensor: # (..., 2), (..., 2) to (...) in [-1, 1]
     "Generalised intersection over union in one dimension"
     inter, union, hull = overlap(a_se, b_se)
     return _ratio(inter, union)-_ratio(hull-union, hull)

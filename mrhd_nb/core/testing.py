@@ -14,8 +14,7 @@ from .presets import preset
 # %% ../../nbs/1_core/05_testing.ipynb #241f3b2a
 def refusal(
     function:Callable, # called with the arguments that follow
-    *arguments:Any,
-    **options:Any,
+    *arguments:Any, **options:Any,
 )->str: # the message of the InputError, one line
     "The line with which `function` refuses its arguments; an AssertionError where it accepts them"
     try: function(*arguments, **options)
@@ -31,6 +30,7 @@ def small_model(
     **changes:Any,            # fields of `ModelConfig`; `feedback__kind` stands for `feedback.kind`
 )->ModelConfig:
     "A preset's model with 26 video and 16 text channels, width 32 and 5 moment queries"
-    sizes = {"video_dim": 26, "text_dim": 16, "width": 32, "heads": 4, "ffn": 64, "moment_queries": 5}
+    small = {"video_dim": 26, "text_dim": 16, "width": 32, "heads": 4, "ffn": 64,
+             "moment_queries": 5}
     changes = {field.replace("__", "."): value for field, value in changes.items()}
-    return override(preset(name, fidelity).model, sizes | changes)
+    return override(preset(name, fidelity).model, small | changes)
