@@ -203,8 +203,7 @@ class StreamConfig:
     def __post_init__(self):
         _at_least(self, dim=1)
         if not re.fullmatch(r"[\w+-][\w.+-]*", self.name):
-            raise InputError(f"field 'name': {self.name!r} cannot name a file; "
-                             "use letters, digits and _ . + -")
+            raise InputError(f"field 'name': {self.name!r} cannot name a file; use word characters")
 
 # %% ../../nbs/1_core/02_config.ipynb #4191ae8c
 @dataclass(frozen=True)
@@ -251,11 +250,8 @@ class DataConfig:
         return sum(s.dim for s in self.streams) + 2*self.tef*(1+audio)
 
 # %% ../../nbs/1_core/02_config.ipynb #179736d7
-def data_path(
-    data:DataConfig,
-    path:str="", # in the root or one of `annotations`, or absolute; empty for the root
-)->Path:
-    "A path of the data configuration, its environment variables expanded"
+def data_path(data:DataConfig, path:str="")->Path:
+    "A path in the root or in one of `annotations`, environment variables expanded; empty: the root"
     if "MRHD_DATA" in data.root+path and not os.environ.get("MRHD_DATA"):
         raise InputError(f"data '{data.name}': set MRHD_DATA to the folder that holds it")
     folders = (data.root, *(data.annotations if path else ()))
@@ -275,6 +271,7 @@ def _fits(value:Any, hint:Any, where:str)->Any:
     if type(value) is hint: return value
     raise InputError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
 
+# %% ../../nbs/1_core/02_config.ipynb #3f78e3e6
 def from_dict(kind:type, values:Any, where:str="config")->Any: # an instance of `kind`
     "A configuration from its nested fields; unknown names and wrong types are refused"
     if isinstance(values, kind): return values
@@ -307,6 +304,7 @@ class RunConfig:
 
     def __post_init__(self): _one_of(self, fidelity=("corrected", "released"))
 
+# %% ../../nbs/1_core/02_config.ipynb #51bca137
 def to_dict(config:RunConfig)->dict:
     "A configuration as plain data, the short fields first"
     values = dataclasses.asdict(config)
