@@ -20,7 +20,7 @@ from ..core.files import InputError
 from ..core.config import DataConfig, StreamConfig, data_path
 from ..core.presets import data_config
 from .annotations import Record
-from .features import as_tokens, check_table, feature_files, load_array
+from .features import feature_files, read_array
 from .store import PackedStore, record_key
 from .findings import (
     Finding, Findings, Splits, examine_annotations, plain_name, short_name, words_of_query)
@@ -45,8 +45,7 @@ class FeatureFiles:
     def has(self, name:str)->bool: return os.path.isfile(name)
 
     def read(self, name:str, stream:StreamConfig, text:bool=False)->np.ndarray: # (n, D), as stored
-        rows = load_array(name, stream.key)
-        return check_table(as_tokens(rows) if text else rows, name)
+        return read_array(name, stream.key, text=text)
 
     def as_stored(self, stream:StreamConfig)->StreamConfig: return stream
 
