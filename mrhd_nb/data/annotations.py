@@ -32,11 +32,12 @@ class Record:
     extra:dict = field(default_factory=dict) # fields that are not read, kept for writing
 
 # %% ../../nbs/2_data/01_annotations.ipynb #3d5898c5
-_COMMON = ("qid", "query", "duration", "vid")
-_QVHIGHLIGHTS = ("relevant_clip_ids", "saliency_scores", "relevant_windows")
-_PER_CLIP = ("relevant_clip_ids", "relevant_windows", "label", "domain")
-FIELDS = {"qvhighlights": _COMMON+_QVHIGHLIGHTS, "charades": _COMMON+("relevant_windows",),
-          "tvsum": _COMMON+_PER_CLIP, "youtube": _COMMON+_PER_CLIP}
+_COMMON = {name: name for name in ("qid", "query", "duration", "vid")}
+_CLIPS, _WINDOWS = {"relevant_clip_ids": "clip_ids"}, {"relevant_windows": "windows"}
+_MOMENTS = _CLIPS | {"saliency_scores": "saliency"} | _WINDOWS
+_PER_CLIP = _COMMON | _CLIPS | _WINDOWS | {"label": "labels", "domain": "domain"}
+FIELDS = {"qvhighlights": _COMMON | _MOMENTS, "charades": _COMMON | _WINDOWS,
+          "tvsum": _PER_CLIP, "youtube": _PER_CLIP} # data set -> field of a line -> attribute
 
 # %% ../../nbs/2_data/01_annotations.ipynb #8d779190
 _TYPES = {"a number": {int, float}, "an integer": {int}} # bool is neither
@@ -46,8 +47,7 @@ def _number(name:str, value:Any, low:float=0, high:float=1e9, kind:str="a number
     if type(value) not in _TYPES[kind]:
         raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind}")
     if not low <= value <= high:                                       # false for NaN
-        limits = f"from {low:g} to {high:g}"
-        raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind} {limits}")
+        raise InputError(f"field '{name}': {reprlib.repr(value)} is not from {low:g} to {high:g}")
     return value
 
 def _list(name:str, value:Any, length:int|None=None)->list:
@@ -83,8 +83,7 @@ def _windows(name:str, values:Any)->tuple[tuple[float, float], ...]:
     "Windows as (start, end) in seconds"
     windows = _rows(name, values, 2, 0, 1e9)
     for i, (start, end) in enumerate(windows):
-        if end < start:
-            raise InputError(f"field '{name}[{i}]': ends at {end} s, before it starts at {start} s")
+        if end < start: raise InputError(f"field '{name}[{i}]': ends at {end}, starts at {start} s")
     return windows
 
 # %% ../../nbs/2_data/01_annotations.ipynb #c0abfb17
@@ -100,10 +99,10 @@ def _moment_fields(given:dict, dataset:str)->dict[str, Any]:
         fields["windows"] = _windows("relevant_windows", given["relevant_windows"])
     if dataset == "charades": return fields
     if "relevant_clip_ids" in given:
-        _require(given, ("relevant_windows",))
+        _require(given, _WINDOWS)
         fields["clip_ids"] = _clip_ids("relevant_clip_ids", given["relevant_clip_ids"])
     if "saliency_scores" in given:
-        _require(given, _QVHIGHLIGHTS)
+        _require(given, _MOMENTS)
         scores = _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
         fields["saliency"] = _rows("saliency_scores", scores, 3, 0, 4, "an integer")
     return fields
@@ -126,7 +125,7 @@ def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
     given = {name: value for name, value in values.items() if value is not None}
     _require(given, _COMMON)
     per_clip = dataset in ("tvsum", "youtube")
-    for name in _QVHIGHLIGHTS if per_clip else ("label",):
+    for name in _MOMENTS if per_clip else ("label",):
         if name in given: raise InputError(f"field '{name}': {dataset} has none; another data set?")
     if type(given["qid"]) is not int: _text("qid", given["qid"])
     labels = (_clip_fields if per_clip else _moment_fields)(given, dataset)
@@ -136,17 +135,13 @@ def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
         extra={n: v for n, v in values.items() if v is None or n not in FIELDS[dataset]})
 
 # %% ../../nbs/2_data/01_annotations.ipynb #dce936f5
-_ATTRIBUTES = {"relevant_clip_ids": "clip_ids", "saliency_scores": "saliency",
-               "relevant_windows": "windows", "label": "labels"} # field -> attribute
-
 def as_json(record:Record)->dict[str, Any]:
     "A record as the JSON object that it was read from, in the data set's own schema"
     names, values = FIELDS[record.dataset], dict(record.extra)
-    for name in names:
-        value = getattr(record, _ATTRIBUTES.get(name, name))
+    for name, attribute in names.items():
+        value = getattr(record, attribute)
         if isinstance(value, np.ndarray): value = value.tolist()
-        elif name == "relevant_clip_ids" and value: value = [*value]
-        elif isinstance(value, tuple): value = [*map(list, value)]
+        elif isinstance(value, tuple): value = [*value] if name in _CLIPS else [*map(list, value)]
         if value is not None: values[name] = value
     return {name: values[name] for name in dict.fromkeys((*names, *record.extra)) if name in values}
 

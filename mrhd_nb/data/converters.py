@@ -9,7 +9,7 @@ __all__ = ['SLACK', 'parse_time', 'csv_records', 'activitynet_records', 'convert
 import contextlib, csv, io, re, reprlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Callable, Iterator
 from ..core.files import InputError, read_bytes, read_json
 from .annotations import Record, parse_record, write_annotations
 
@@ -33,7 +33,7 @@ def _located(where:str)->Iterator[None]:
 def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", column -> cell
     "The rows of a table that are not blank"
     try: text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError: raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    except UnicodeDecodeError: raise InputError(f"{path}: not UTF-8 text; save as UTF-8") from None
     comma = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
     try: rows = [(f"{path}:{reader.line_num}", [cell.strip() for cell in row]) for row in reader]
@@ -83,11 +83,8 @@ def _window(row:dict[str, str], duration:float)->tuple[float, float]: # start, e
     return start, end
 
 # %% ../../nbs/2_data/02_converters.ipynb #b609b843
-def csv_records(
-    path:str|Path,
-    duration_of:Callable[[str], float]|None=None, # seconds of a video, if the table does not say
-)->dict[str, list[Record]]: # by split; "" where the table has no such column
-    "The records of a table with one row per moment"
+def csv_records(path:str|Path, duration_of:Callable|None=None)->dict[str, list[Record]]:
+    "The records of a table with one row per moment, by split; '' without such a column"
     rows = _rows(path)
     if not rows: raise InputError(f"{path}: holds no rows")
     durations = _durations(rows, duration_of)
@@ -106,26 +103,24 @@ def csv_records(
     return splits
 
 # %% ../../nbs/2_data/02_converters.ipynb #1b8a7d03
-def _sentences(entry:Any)->list[tuple[Any, list[float]]]:
-    "Of one video's entry: each sentence, and its [start, end] cut to the video"
-    try:
-        texts = [t.strip() if isinstance(t, str) else t for t in entry["sentences"]]
-        times = [[max(start, 0), min(end, entry["duration"])] for start, end in entry["timestamps"]]
-        return list(zip(texts, times, strict=True))
-    except (TypeError, KeyError, ValueError):
-        raise InputError("needs 'duration' and as many 'timestamps' as 'sentences'") from None
-
 def activitynet_records(path:str|Path)->tuple[list[Record], list[str]]:
     "The records of a file like ActivityNet Captions, and the qids of those that are left out"
     values, records, left_out = read_json(path), [], []
-    if not isinstance(values, dict): raise InputError(f"{path}: not an object with one entry a video")
+    if not isinstance(values, dict): raise InputError(f"{path}: not an object of videos")
     for video, entry in values.items():
-        with _located(f"{path}: video {video!r}"):
-            for i, (sentence, window) in enumerate(_sentences(entry)):
-                line = {"qid": f"{video}_{i}", "query": sentence, "duration": entry["duration"],
-                        "vid": video, "relevant_windows": [window]}
-                if window[1] <= window[0]: left_out.append(line["qid"])
-                else: records.append(parse_record(line, "charades", f"{path}: {line['qid']}"))
+        try:
+            times = [[max(s, 0), min(e, entry["duration"])] for s, e in entry["timestamps"]]
+            moments = list(zip(entry["sentences"], times, strict=True))
+        except (TypeError, KeyError, ValueError):
+            raise InputError(f"{path}: video {video!r}: needs 'duration' and as many "
+                             "'timestamps' as 'sentences'") from None
+        for i, (text, window) in enumerate(moments):
+            where, query = f"{path}: {video}_{i}", text.strip() if isinstance(text, str) else text
+            line = {"qid": f"{video}_{i}", "query": query, "duration": entry["duration"],
+                    "vid": video, "relevant_windows": [window]}
+            with _located(where):
+                if window[0] >= window[1]: left_out.append(line["qid"])
+                else: records.append(parse_record(line, "charades", where))
     if not records: raise InputError(f"{path}: holds no moments")
     return records, left_out
 

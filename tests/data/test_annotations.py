@@ -87,7 +87,7 @@ GOOD = {"qid": 7, "query": "a dog catches a red disc", "duration": 24, "vid": "p
 @pytest.mark.parametrize("change, said", [
     ({"qid": None}, "'qid': missing"), ({"qid": 1.5}, "'qid': 1.5"), ({"query": " "}, "'query': ' '"), ({"vid": 3}, "'vid': 3"), ({"duration": 0}, "'duration': 0"),
     ({"duration": "24"}, "'duration': '24'"), ({"duration": True}, "'duration': True"), ({"duration": float("nan")}, "'duration': nan"), ({"duration": 10**400}, "'duration': 1000"),
-    ({"relevant_windows": []}, "'relevant_windows': empty"), ({"relevant_windows": 3}, "'relevant_windows': 3"), ({"relevant_windows": [[10, 4]]}, "[0]': ends at 4 s"),
+    ({"relevant_windows": []}, "'relevant_windows': empty"), ({"relevant_windows": 3}, "'relevant_windows': 3"), ({"relevant_windows": [[10, 4]]}, "[0]': ends at 4, starts at 10 s"),
     ({"relevant_windows": [[4]]}, "[0]': 1 entries where 2"), ({"relevant_windows": [[-1, 2]]}, "[0]': -1"), ({"relevant_windows": [[0, "2"]]}, "[0]': '2'"),
     ({"relevant_windows": None}, "'relevant_windows': missing"), ({"relevant_clip_ids": None}, "'relevant_clip_ids': missing"),
     ({"relevant_clip_ids": [2, 3, 4, 8, 8]}, "twice"), ({"relevant_clip_ids": [2, 3, 4, 8, 9.0]}, "[4]': 9.0"), ({"relevant_clip_ids": [2]}, "'saliency_scores': 5 entries where 1"),
