@@ -47,9 +47,8 @@ UNPACKED_BYTES = 1<<26 # an array may always unpack to so many
 
 def _read(stream:Any, size:int)->np.ndarray:
     "One array in numpy's format, if its `size` bytes hold what the header promises"
-    first, _ = np.lib.format.read_magic(stream)
-    shape, _, dtype = (np.lib.format.read_array_header_1_0 if first == 1 else
-                       np.lib.format.read_array_header_2_0)(stream)
+    if np.lib.format.read_magic(stream) != (1, 0): raise ValueError("its format is not npy 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     promised, left = math.prod(shape)*dtype.itemsize, size-stream.tell()
     if not 0 <= promised <= left:
         raise ValueError(f"its header promises {promised} bytes where {left} are left")

@@ -26,7 +26,7 @@ FILES = { # what the file holds, a word of the message
     "empty": (b"", ""), "text": (b"hello", "magic"), "pickle": (pickle.dumps({"a": 1}), "magic"), "objects": (npy(np.array([{}], object), allow_pickle=True), "allow_pickle"),
     "cut": (npy(TABLE)[:-3], "promises 24 bytes where 21"), "headless": (npy(TABLE)[:40], ""), "vast": (header("(2, 2999999999)"), "promises 23999999992 bytes where 0"),
     "beyond integers": (header(f"({10**30}, 4)"), "promises"), "negative": (header("(-1, 4)")+bytes(64), "promises -16"), "not a shape": (header("'x'"), ""),
-    "unknown version": (header("(1, 1)", version=b"\x09\x00")+bytes(4), ""), "code": (header("__import__('os')"), ""), "text cells": (npy(np.array([["a"]])), "not numbers"),
+    "unknown version": (header("(1, 1)", version=b"\x09\x00")+bytes(4), "not npy 1.0"), "long header": (header("(1, 1)", version=b"\x02\x00")[:8]+b"\xff"*4, "not npy 1.0"), "code": (header("__import__('os')"), ""), "text cells": (npy(np.array([["a"]])), "not numbers"),
     "complex": (npy(np.ones((2, 2), complex)), "not numbers"), "structured": (npy(np.zeros(2, [("a", "<f4")])), "not numbers"), "scalar": (npy(np.float32(1)), "shape ()"),
     "no rows": (npy(np.ones((0, 4))), "shape (0, 4)"), "three axes": (npy(np.ones((2, 2, 2))), "shape (2, 2, 2)"), "too large": (npy(np.array([[1, 1e300]])), "row 0 is not finite"),
     "not finite": (npy(np.where(np.eye(3) == 1, np.nan, 0)), "row 0 is not finite"), "infinite": (npy(np.array([[0, 0], [0, np.inf]], np.float16)), "row 1 is not finite")}
