@@ -47,7 +47,8 @@ def _number(name:str, value:Any, low:float=0, high:float=1e9, kind:str="a number
     if type(value) not in _TYPES[kind]:
         raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind}")
     if not low <= value <= high:                                       # false for NaN
-        raise InputError(f"field '{name}': {reprlib.repr(value)} is not from {low:g} to {high:g}")
+        raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind} "
+                         f"between {low:g} and {high:g}")
     return value
 
 def _list(name:str, value:Any, length:int|None=None)->list:
@@ -83,7 +84,8 @@ def _windows(name:str, values:Any)->tuple[tuple[float, float], ...]:
     "Windows as (start, end) in seconds"
     windows = _rows(name, values, 2, 0, 1e9)
     for i, (start, end) in enumerate(windows):
-        if end < start: raise InputError(f"field '{name}[{i}]': ends at {end}, starts at {start} s")
+        if end < start:
+            raise InputError(f"field '{name}[{i}]': ends at {end} s, before it starts at {start} s")
     return windows
 
 # %% ../../nbs/2_data/01_annotations.ipynb #c0abfb17
@@ -121,11 +123,12 @@ def _clip_fields(given:dict, dataset:str)->dict[str, Any]:
 # %% ../../nbs/2_data/01_annotations.ipynb #9fc2843f
 def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
     "A record from a parsed line in the data set's own fields; `source` is its file:line"
-    if not isinstance(values, dict): raise InputError(f"{reprlib.repr(values)} is no JSON object")
+    if not isinstance(values, dict):
+        raise InputError(f"{reprlib.repr(values)} is not a JSON object")
     given = {name: value for name, value in values.items() if value is not None}
     _require(given, _COMMON)
     per_clip = dataset in ("tvsum", "youtube")
-    for name in _MOMENTS if per_clip else ("label",):
+    for name in _WINDOWS | _MOMENTS if per_clip else ("label",):
         if name in given: raise InputError(f"field '{name}': {dataset} has none; another data set?")
     if type(given["qid"]) is not int: _text("qid", given["qid"])
     labels = (_clip_fields if per_clip else _moment_fields)(given, dataset)
@@ -186,7 +189,6 @@ def select_domain(records:list[Record], domain:str)->list[Record]:
     known = ", ".join(sorted({str(record.domain) for record in records}))
     raise InputError(f"domain '{domain}': no records; one of {known}")
 
-# %% ../../nbs/2_data/01_annotations.ipynb #45951b55
 def carve(records:list[Record], share:float, seed:int)->tuple[list[Record], list[Record]]:
     "Set a share of each domain's videos aside for validation: the rest, the validation part"
     chosen:set[str] = set()

@@ -30,6 +30,7 @@ def _located(where:str)->Iterator[None]:
     try: yield
     except InputError as e: raise InputError(f"{where}: {e}") from None
 
+# %% ../../nbs/2_data/02_converters.ipynb #87da4902
 def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", column -> cell
     "The rows of a table that are not blank"
     try: text = read_bytes(path).decode("utf-8-sig")
@@ -66,7 +67,7 @@ def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, fl
     return durations
 
 # %% ../../nbs/2_data/02_converters.ipynb #893470df
-SLACK = 2. # seconds by which a moment may end after its video, whose duration may be rounded
+SLACK = 2. # seconds by which a moment may end after its video
 
 def _window(row:dict[str, str], duration:float)->tuple[float, float]: # start, end in seconds
     "The moment of one row, if the row is right"

@@ -157,7 +157,6 @@ def feature_files(stream:StreamConfig, record:Record)->list[str]: # below the da
         raise InputError(f"stream '{stream.name}': field 'files': {stream.files} may hold {{vid}}, "
                          "{qid} and {domain} only") from None
 
-# %% ../../nbs/2_data/03_features.ipynb #9d160246
 def read_stream(stream:StreamConfig, paths:Sequence[Path], *, text:bool=False)->np.ndarray:
     "The raw rows (n, dim) of one stream, joined from a record's files by channel"
     if not paths: raise InputError(f"stream '{stream.name}': field 'files': empty")

@@ -87,7 +87,7 @@ GOOD = {"qid": 7, "query": "a dog catches a red disc", "duration": 24, "vid": "p
 @pytest.mark.parametrize("change, said", [
     ({"qid": None}, "'qid': missing"), ({"qid": 1.5}, "'qid': 1.5"), ({"query": " "}, "'query': ' '"), ({"vid": 3}, "'vid': 3"), ({"duration": 0}, "'duration': 0"),
     ({"duration": "24"}, "'duration': '24'"), ({"duration": True}, "'duration': True"), ({"duration": float("nan")}, "'duration': nan"), ({"duration": 10**400}, "'duration': 1000"),
-    ({"relevant_windows": []}, "'relevant_windows': empty"), ({"relevant_windows": 3}, "'relevant_windows': 3"), ({"relevant_windows": [[10, 4]]}, "[0]': ends at 4, starts at 10 s"),
+    ({"relevant_windows": []}, "'relevant_windows': empty"), ({"relevant_windows": 3}, "'relevant_windows': 3"), ({"relevant_windows": [[10, 4]]}, "[0]': ends at 4 s, before it starts at 10 s"),
     ({"relevant_windows": [[4]]}, "[0]': 1 entries where 2"), ({"relevant_windows": [[-1, 2]]}, "[0]': -1"), ({"relevant_windows": [[0, "2"]]}, "[0]': '2'"),
     ({"relevant_windows": None}, "'relevant_windows': missing"), ({"relevant_clip_ids": None}, "'relevant_clip_ids': missing"),
     ({"relevant_clip_ids": [2, 3, 4, 8, 8]}, "twice"), ({"relevant_clip_ids": [2, 3, 4, 8, 9.0]}, "[4]': 9.0"), ({"relevant_clip_ids": [2]}, "'saliency_scores': 5 entries where 1"),
@@ -110,7 +110,7 @@ def test_a_wrong_label_is_named(dataset, change, said):
 
 @pytest.mark.parametrize("data, said", [
     (b"\xff\xfe", "a.jsonl:1: not UTF-8 text"), (json.dumps(GOOD).encode()+b"\n{'qid': 1}", "a.jsonl:2: not JSON"), (json.dumps(GOOD)[:-20].encode(), "a.jsonl:1: not JSON"),
-    (b"["*100_000, "a.jsonl:1: not JSON: nested too deeply"), (b"[1]", "a.jsonl:1: [1] is no JSON object"), (b"\n \n", "a.jsonl: holds no records"),
+    (b"["*100_000, "a.jsonl:1: not JSON: nested too deeply"), (b"[1]", "a.jsonl:1: [1] is not a JSON object"), (b"\n \n", "a.jsonl: holds no records"),
     (json.dumps(GOOD).encode()+b"\n"+json.dumps(GOOD | {"qid": "7"}).encode(), "a.jsonl:2: field 'qid': '7' is already on")])
 def test_a_wrong_file_is_named(tmp_path, data, said):
     (tmp_path/"a.jsonl").write_bytes(data)
