@@ -20,8 +20,8 @@ from ..core.files import InputError
 from ..core.config import DataConfig, StreamConfig, data_path
 from ..core.presets import data_config
 from .annotations import Record
-from .features import as_tokens, check_table, feature_files, load_array
-from .store import PackedStore, item_key
+from .features import feature_files, read_array
+from .store import PackedStore, record_key
 from .findings import (
     Finding, Findings, Splits, examine_annotations, plain_name, short_name, words_of_query)
 
@@ -45,8 +45,7 @@ class FeatureFiles:
     def has(self, name:str)->bool: return os.path.isfile(name)
 
     def read(self, name:str, stream:StreamConfig, text:bool=False)->np.ndarray: # (n, D), as stored
-        rows = load_array(name, stream.key)
-        return check_table(as_tokens(rows) if text else rows, name)
+        return read_array(name, stream.key, text=text)
 
     def as_stored(self, stream:StreamConfig)->StreamConfig: return stream
 
@@ -54,21 +53,28 @@ class FeatureFiles:
 class StoreFiles:
     "The stored rows of a data set: keys of a packed store, in place of files"
     def __init__(self, data:DataConfig):
-        self.root, self.tables = data_path(data, data.store), {}
+        self.root = data_path(data, data.store)
+        self.parts = dict(zip(data.streams, PackedStore(self.root, data).streams))
         for text in (data.text, replace(data.text, files=data.val_text)):
-            self.tables |= PackedStore(self.root, replace(data, text=text)).tables
-        self.rows = {f"{self.root}[{key}]": rows for table in self.tables.values() for key, rows in table.items()}
+            if text.files: self.parts[text] = PackedStore(self.root, replace(data, text=text)).text
+        self.at = {self._name(stream, key.decode("utf-8", "surrogatepass")): i for stream, part in self.parts.items() for i, key in enumerate(part.names.tolist())}
+
+    def _name(self, stream:StreamConfig, key:str)->str: return f"{self.parts[stream].path}[{key}]"
 
     def names(self, stream:StreamConfig, record:Record)->tuple[str, ...]:
-        return f"{self.root}[{item_key(stream, record)}]",
+        return self._name(stream, record_key(record, self.parts[stream].fields)),
 
     def there(self, stream:StreamConfig)->list[str]:
-        return [f"{self.root}[{key}]" for key in self.tables[stream]]
+        return [self._name(stream, key.decode("utf-8", "surrogatepass")) for key in self.parts[stream].names.tolist()]
 
-    def has(self, name:str)->bool: return name in self.rows
+    def has(self, name:str)->bool: return name in self.at
 
     def read(self, name:str, stream:StreamConfig, text:bool=False)->np.ndarray: # (n, D), as stored
-        return self.rows[name]
+        part, i = self.parts[stream], self.at[name]
+        first, stop = part.starts[i:i+2].tolist()
+        rows = np.empty((1, stop-first, stream.dim), part.rows.dtype)
+        part.copy([first], [stop-first], rows)
+        return rows[0]
 
     def as_stored(self, stream:StreamConfig)->StreamConfig: return replace(stream, normalise=False)
 

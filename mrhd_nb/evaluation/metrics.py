@@ -19,7 +19,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 from ..core.files import InputError, decode_json
-from ..data.annotations import Record, as_json, uncollected
+from ..data.annotations import Record, as_json
 
 # %% ../../nbs/4_evaluation/01_metrics.ipynb #9d87bacc
 if TYPE_CHECKING: import pandas as pd
@@ -47,7 +47,7 @@ def _parse(path:str|Path)->tuple[list, list[int]]: # values, line numbers
     "Parse the lines of a file that are not blank"
     values, numbers = [], []
     try:
-        with open(path, encoding="utf-8") as file, uncollected():
+        with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace(): values.append(decode_json(line)); numbers.append(number)
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..core.files import (
     InputError, derive_seed, generator, read_json, rng, write_atomic, write_json)
 from ..core.config import RunConfig, TrainingConfig, override
-from ..data.annotations import Record, as_json, uncollected
+from ..data.annotations import Record, as_json
 from ..data.batches import Batch, MomentDataset, iterate, label_kind
 from ..data.splits import open_split
 from ..model.model import MomentModel
@@ -396,9 +396,8 @@ def hold_run(
     "An open run, kept from the cycle collector's searches until the block ends"
     frozen = gc.get_freeze_count() > 0                                 # by who calls us; that is not ours to undo
     if not frozen: gc.collect()                                        # what nobody needs shall not stay: a model before this one, say
-    with uncollected():
-        opened = open_run(config, out, device, us)
-        if not frozen: gc.freeze()
+    opened = open_run(config, out, device, us)
+    if not frozen: gc.freeze()
     try: yield opened
     finally:
         if not frozen: gc.unfreeze()

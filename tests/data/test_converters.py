@@ -9,6 +9,8 @@ from mrhd_nb.programs.cli import main
 from mrhd_nb.core.files import InputError, write_json
 from mrhd_nb.core.config import override
 from mrhd_nb.core.presets import run_config
+from mrhd_nb.core.testing import refusal
+from mrhd_nb.data.converters import activitynet_records, convert, csv_records
 from mrhd_nb.data.splits import open_split
 from mrhd_nb.learning.training import train
 
@@ -151,3 +153,56 @@ def test_what_is_wrong_is_said_with_file_line_and_field(folder, capsys):
     (folder/"train.jsonl").write_text("\n".join([*lines[:2], json.dumps({k: v for k, v in json.loads(lines[2]).items() if k != "relevant_windows"}), *lines[3:]]))
     with pytest.raises(InputError, match=r"train.jsonl:3: field 'relevant_windows': missing; a training record needs labels"):
         train(run_config("tr_detr", str(folder/"data.json"), overrides=TINY), folder/"unlabelled", progress=False)
+
+
+HEAD = "video,query,start,end,duration,split\n"
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", ".csv:1: field 'video': 0 columns"), ("video,query,start\n", ".csv:1: field 'end': 0 columns"), ("video,query,start,end,Start\n", ".csv:1: field 'start': 2 columns"),
+    (HEAD, ".csv: holds no rows"), ("video,query,start,end\na,b,1\n", ".csv:2: 3 cells where the first line has 4"), (HEAD+'a,"b,1,2\n', ".csv:2: not a table"),
+    ((HEAD+"a,b\xfcrste,1,2,9,train\n").encode("latin-1"), ".csv: not UTF-8 text"), (HEAD+"a,b,1,2,9,", ".csv:2: field 'split': ''"), (HEAD+"a,,1,2,9,train", ".csv:2: field 'query': ''"),
+    (HEAD+"a,b,2,1,9,train", ".csv:2: field 'end': 1 s, but the moment starts at 2 s"), (HEAD+"a,b,2,2,9,train", ".csv:2: field 'end': 2 s"),
+    (HEAD+"a,b,10,10.5,9,train", ".csv:2: field 'end': 10.5 s, but the video has 9 s"), (HEAD+"a,b,1,12,9,train", ".csv:2: field 'end': 12 s, but the video has 9 s"),
+    (HEAD+"a,b,1s,2,9,train", ".csv:2: field 'start': '1s' is not a time"), (HEAD+"a,b,1,2m,9,train", ".csv:2: field 'end': '2m' is not a time"), (HEAD+"a,b,1,2,9:99,train", "field 'duration': '9:99'"),
+    (HEAD+"a,b,1,2,9,../train", ".csv:2: field 'split': '../train' cannot name a file"), (HEAD+"a,b,1,2,9,.", "'.' cannot name a file"),
+    (HEAD+'a,"b\nc",1,2,9,train', ".csv:3: field 'query': 'b"), (HEAD+'"a\tb",c,1,2,9,train', ".csv:2: field 'video': 'a"),
+    (HEAD+"a,b,1,2,,train", ".csv:2: field 'duration': nowhere for video 'a'"), (HEAD+"a,b,1,2,9,train\n\na,c,1,2,8,train", ".csv:4: field 'duration': 8 s, but 9 s")])
+def test_a_wrong_table_is_named(tmp_path, text, said):
+    path = tmp_path/"mine.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = refusal(csv_records, path)
+    assert message.startswith(str(path)) and said in message, message
+
+
+def test_tables_of_other_programs(tmp_path):
+    "A byte-order mark, semicolons or tabs, Windows line ends, blank rows, other columns, another order and case"
+    path = tmp_path/"mine.csv"
+    for text in ('\ufeffQuery; VIDEO;start;end;duration;note\r\n"one; two";a;0:01;2;9;"x\ny"\r\n;;;;;\r\n', "end\tstart\tquery\tvideo\tduration\n2\t1\tone; two\ta\t9\n"):
+        path.write_bytes(text.encode())
+        (record,), = csv_records(path).values()
+        assert (record.qid, record.query, record.vid, record.windows, record.duration) == ("a_0", "one; two", "a", ((1, 2),), 9)
+    path.write_text("video,query,start,end\na,b,1,9.5\n")             # counted in whole clips: the moment may end a little later
+    assert csv_records(path, {"a": 8.}.get)[""][0].windows == ((1, 9.5),)
+
+
+ENTRY = {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 90], [60, 55]], "sentences": ["A man talks.", " He paints a wall. ", "It dries."]}
+
+
+@pytest.mark.parametrize("values, said", [
+    ([], "not an object of videos"), ({"v_a": 3}, "video 'v_a': needs"), ({"v_a": ENTRY | {"duration": "82"}}, "video 'v_a': needs"), ({"v_a": {"duration": 9}}, "video 'v_a': needs"),
+    ({"v_a": ENTRY | {"sentences": ["one"]}}, "as many 'timestamps' as 'sentences'"), ({"v_a": ENTRY | {"timestamps": [[1], [2, 3], [4, 5]]}}, "video 'v_a': needs"),
+    ({"v_a": ENTRY | {"timestamps": [["0", "1"], [2, 3], [4, 5]]}}, "video 'v_a': needs"), ({"v_a": ENTRY | {"sentences": ["", "b", "c"]}}, "v_a_0: field 'query': ''"),
+    ({"v_a": ENTRY | {"sentences": [3, "b", "c"]}}, "v_a_0: field 'query': 3"), ({"v_a": ENTRY | {"timestamps": [[5, 5]]*3}}, "holds no moments"), ({}, "holds no moments")])
+def test_wrong_captions_are_named(tmp_path, values, said):
+    (tmp_path/"a.json").write_text(json.dumps(values))
+    message = refusal(activitynet_records, tmp_path/"a.json")
+    assert message.startswith(str(tmp_path/"a.json")) and said in message, message
+
+
+def test_captions_become_records(tmp_path):
+    (tmp_path/"a.json").write_text(json.dumps({"v_a": ENTRY, "v_b": {"duration": 9, "timestamps": [], "sentences": []}}))
+    files, left_out = convert(tmp_path/"a.json", tmp_path/"out")
+    records = read_annotations(tmp_path/"out"/"a.jsonl", "charades")
+    assert [*files] == [tmp_path/"out"/"a.jsonl"] and left_out == ["v_a_2"]
+    assert [(r.qid, r.query, r.windows) for r in records] == [("v_a_0", "A man talks.", ((0.83, 19.86),)), ("v_a_1", "He paints a wall.", ((17.37, 82.73),))]
