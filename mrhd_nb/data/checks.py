@@ -285,7 +285,7 @@ def describe_table(rows:np.ndarray)->TableStats: # of (n, D) float32
     unit, digest = bool((abs(norms-1) < 2e-3).all()), hashlib.sha256(rows.tobytes()).digest()
     return TableStats(len(rows), int((norms == 0).sum()), unit, digest)
 
-# %% ../../nbs/2_data/08_checks.ipynb #f44cf61a
+# %% ../../nbs/2_data/08_checks.ipynb #be3e5227
 Seen = dict[Names, TableStats]
 
 def examine_stream(
@@ -297,7 +297,7 @@ def examine_stream(
     "Read every table of a stream once, describe it and forget it"
     try: read = _open_stream(data, stream)
     except InputError as e:
-        return {}, [("store", str(data_path(data, data.store)), stream.name, str(e))]
+        return {}, [("store", str(data_path(data, data.store)), "store", str(e))]
     seen, faults, hidden = {}, [], None if progress else True
     for names, record in tqdm(wanted.items(), stream.name, unit="file", disable=hidden):
         if not data.store and not all(map(os.path.isfile, names)): continue # see `check_files`
@@ -386,7 +386,7 @@ def _ends(values:Iterable[float])->list[float]: # empty if nothing is known
     known = [round(value, 3) for value in values if not math.isnan(value)]
     return [min(known), max(known)] if known else []
 
-# %% ../../nbs/2_data/08_checks.ipynb #21c6b501
+# %% ../../nbs/2_data/08_checks.ipynb #b590a555
 def diagnose(
     data:DataConfig,
     *,
@@ -400,8 +400,9 @@ def diagnose(
     for stream, wanted in needs.items():
         seen[stream], found = examine_stream(data, stream, wanted, progress)
         faults += [*found, *check_tables(seen[stream], wanted, stream, data)]
-    everyone = [record for records in splits.values() for record in records]
-    videos = {r.vid: r for r in everyone if not math.isnan(r.duration)} # a record of each
+    videos:dict[str, Record] = {} # the first record of each
+    for record in (record for records in splits.values() for record in records):
+        if not math.isnan(record.duration): videos.setdefault(record.vid, record)
     lengths = [(r, {s: seen[s][names].rows for s in data.streams
                     if (names := _file_names(data, s, r)) in seen.get(s, ())})
                for r in videos.values()]
