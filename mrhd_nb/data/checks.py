@@ -236,7 +236,7 @@ def needed_files(data:DataConfig, splits:Splits)->dict[StreamConfig, Wanted]:
                 needs.setdefault(stream, {}).setdefault(names, record)
     return needs
 
-# %% ../../nbs/2_data/08_checks.ipynb #fc63c29d
+# %% ../../nbs/2_data/08_checks.ipynb #1801a11a
 def _plain(name:str)->str:
     "A name without what is easily overlooked: spaces, capitals, the two ways to write an accent"
     return unicodedata.normalize("NFC", "".join(name.split())).casefold()
@@ -248,15 +248,16 @@ def check_files(data:DataConfig, needs:dict[StreamConfig, Wanted])->Iterator[Fau
         root, there = glob.escape(str(data_path(data))), {}
         for file in map(os.path.expandvars, stream.files): # with any value for {vid} and {qid}
             parts = map(glob.escape, re.split(r"\{(?:vid|qid|domain)\}", file))
-            found = sorted(glob.iglob(os.path.join(root, "*".join(parts))))
-            there |= {_plain(os.path.normpath(name)): name for name in found}
+            found = map(os.path.normpath, glob.glob(os.path.join(root, "*".join(parts))))
+            there |= {_plain(name): name for name in sorted(found)}
         for name, record in ((name, wanted[names]) for names in wanted for name in names):
             if os.path.isfile(name): continue
             similar = there.get(_plain(name))
             what = f"no file {name}"+(f"; there is {_short(similar)}" if similar else "")
             yield "missing_file", record.source, stream.name, what
-        for name in there.keys()-used if not data.domain else ():
-            yield "unused_file", there[name], stream.name, "no record needs it"
+        for name, file in there.items():
+            if name in used or data.domain: continue
+            yield "unused_file", file, stream.name, "no record needs it"
         used |= there.keys()
 
 # %% ../../nbs/2_data/08_checks.ipynb #2a700e5b
@@ -307,18 +308,19 @@ def examine_stream(
             faults.append((kind, names[0], stream.name, what.removeprefix(f"{names[0]}: ")))
     return seen, faults
 
-# %% ../../nbs/2_data/08_checks.ipynb #67b36304
+# %% ../../nbs/2_data/08_checks.ipynb #d80746e5
 def check_tables(
     seen:Seen, wanted:Wanted, stream:StreamConfig, data:DataConfig)->Iterator[Fault]:
     "Does every table say something of its own, and is all of it read?"
     text, firsts = stream not in data.streams, {}
     most = (data.max_tokens if text else data.max_clips) or math.inf
+    words = lambda names: re.findall(r"\w+", wanted[names].query.casefold())
     for names, stats in seen.items():
         at = names[0], stream.name
         if stats.zeros: yield "zero_rows", *at, f"{stats.zeros} of {stats.rows} rows"
         if stats.rows > most: yield "cut", *at, f"{stats.rows} rows, but only {most} are read"
         first = firsts.setdefault(stats.digest, names)
-        if first != names and not (text and wanted[first].query == wanted[names].query):
+        if first != names and not (text and words(first) == words(names)):
             yield "same_rows", *at, f"the rows of {_short(first[0])}"
     units = [names[0] for names, stats in seen.items() if stats.unit]
     if stream.normalise and not data.store and 2*len(units) > len(seen): # a store normalises
