@@ -91,7 +91,7 @@ def _per_clip(record:Record, clips:int, data:DataConfig, generator:torch.Generat
         relevant[np.argsort(sums, kind="stable")[len(labels)//2:]] = True
     return saliency, [sums.argmax()], [sums.argmin()], relevant
 
-# %% ../../nbs/2_data/10_batches.ipynb #8bc80c07
+# %% ../../nbs/2_data/10_batches.ipynb #60a1ce9f
 _RULES:dict[str, Callable[..., _Clips]] = { # field of the record: rule
     "labels": _per_clip, "saliency": _graded, "windows": _windowed}
 
@@ -99,6 +99,7 @@ def label_kind(record:Record)->str|None: # labels, saliency or windows
     "Which of its labels a record is trained on"
     return next((name for name in _RULES if getattr(record, name) is not None), None)
 
+# %% ../../nbs/2_data/10_batches.ipynb #dd966917
 def label(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->Labels|None:
     "The training labels of a sample of Lc = `clips` (specification 1.4, 1.5); None without any"
     kind = label_kind(record)
@@ -190,7 +191,7 @@ def collate(samples:Sequence[Sample])->Batch: # of one data set
     return Batch(video, clip_mask, tokens, token_mask, _targets([s.labels for s in samples]),
                  tuple(s.record for s in samples), samples[0].clip_length, index)
 
-# %% ../../nbs/2_data/10_batches.ipynb #8269a89a
+# %% ../../nbs/2_data/10_batches.ipynb #6aaf9d8f
 CACHE_BYTES = 2<<30 # of features that one data set keeps; past it, they are read again each time
 
 def _check_kind(record:Record, data:DataConfig)->None:
@@ -202,6 +203,7 @@ def _check_kind(record:Record, data:DataConfig)->None:
         what = f"rates clips of 2 s, but data '{data.name}' have clips of {data.clip_length:g} s"
         raise InputError(f"{record.source}: field 'saliency_scores': {what}")
 
+# %% ../../nbs/2_data/10_batches.ipynb #8a3b1c0c
 class MomentDataset:
     "Records with their features and labels"
     def __init__(self, records:Sequence[Record], source:FeatureSource, data:DataConfig, *,
