@@ -6,11 +6,11 @@
 __all__ = ['CACHE_BYTES', 'span_labels', 'Labels', 'label_kind', 'label', 'Sample', 'Targets', 'Batch', 'collate',
            'MomentDataset', 'by_length', 'iterate', 'planted_batch']
 
-# %% ../../nbs/2_data/10_batches.ipynb #03181549
+# %% ../../nbs/2_data/10_batches.ipynb #541251a5
 import math, torch
 import numpy as np
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Hashable, Iterator, Sequence
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from ..core.files import InputError, generator as named_generator, rng
@@ -19,10 +19,10 @@ from ..core.spans import from_seconds
 from .annotations import Record
 from .features import FeatureSource, MemoryFeatures
 
-# %% ../../nbs/2_data/10_batches.ipynb #8a1dfd97
-def _draw(n:int, count:int, generator:torch.Generator)->list[int]:
-    "`count` different numbers below `n`, in random order"
-    return torch.randperm(n, generator=generator)[:count].tolist()
+# %% ../../nbs/2_data/10_batches.ipynb #3407e90a
+def _draw(options:np.ndarray, count:int, generator:torch.Generator)->np.ndarray:
+    "`count` different ones of some options, in random order"
+    return options[torch.randperm(len(options), generator=generator)[:count].numpy()]
 
 def span_labels(
     windows:Sequence[tuple[float, float]], # (start, end) in seconds
@@ -32,11 +32,11 @@ def span_labels(
 )->Tensor: # (n, 2) as (centre, width) in [0, 1]
     "Windows as spans of the sample's clips"
     length = clips*data.clip_length
-    windows = [window for window in windows if window[0] < length]
-    if len(windows) > data.max_windows: windows = [windows[i] for i in _draw(len(windows), data.max_windows, generator)]
-    return from_seconds(torch.tensor(windows, dtype=torch.float64).view(-1, 2), length).float()
+    windows = np.array([w for w in windows if w[0] < length], float).reshape(-1, 2)
+    if len(windows) > data.max_windows: windows = _draw(windows, data.max_windows, generator)
+    return from_seconds(torch.from_numpy(windows), length).float()
 
-# %% ../../nbs/2_data/10_batches.ipynb #f6ca7d87
+# %% ../../nbs/2_data/10_batches.ipynb #e46f342b
 @dataclass(frozen=True, eq=False)
 class Labels:
     "What one sample should predict; P pairs"
@@ -47,8 +47,8 @@ class Labels:
     relevant:Tensor   # (Lc,) bool, TR-DETR's `pos_mask`
     has_moments:bool  # False on TVSum and YouTube Highlights: nothing to match
 
-# %% ../../nbs/2_data/10_batches.ipynb #3e2be1bf
-_Clips = tuple[np.ndarray, Sequence[int], Sequence[int], np.ndarray] # saliency, positive, negative, relevant
+# %% ../../nbs/2_data/10_batches.ipynb #9f0bfcd3
+_Clips = tuple[np.ndarray, Sequence[int], Sequence[int], np.ndarray] # y, the pairs, relevant
 
 def _graded(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->_Clips:
     "Saliency labels and pairs from three annotators' scores"
@@ -60,11 +60,10 @@ def _graded(record:Record, clips:int, data:DataConfig, generator:torch.Generator
     high, low = ids[sums.argmax()], ids[sums.argmin()]
     outside = np.flatnonzero(~relevant)
     if not len(outside): return saliency, (high, high), (low, low), relevant
-    inside, = _draw(len(ids), 1, generator)
-    other, = _draw(len(outside), 1, generator)
-    return saliency, (high, ids[inside]), (low, outside[other]), relevant
+    (inside,), (other,) = _draw(ids, 1, generator), _draw(outside, 1, generator)
+    return saliency, (high, inside), (low, other), relevant
 
-# %% ../../nbs/2_data/10_batches.ipynb #2d2c4ed2
+# %% ../../nbs/2_data/10_batches.ipynb #f4f8c930
 def _windowed(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->_Clips:
     "Saliency labels and pairs from windows alone"
     on, relevant = np.zeros(clips, bool), np.zeros(clips, bool)
@@ -74,11 +73,11 @@ def _windowed(record:Record, clips:int, data:DataConfig, generator:torch.Generat
         on[min(math.floor(start), last):last+1] = True
         relevant[math.floor(start):math.ceil(end)] = True
     inside, outside = np.flatnonzero(on), np.flatnonzero(~on)
-    positive = inside[_draw(len(inside), 2, generator)] if len(inside) > 1 else inside.repeat(2)
-    negative = outside[_draw(len(outside), 2, generator)] if len(outside) > 1 else positive
+    positive = _draw(inside, 2, generator) if len(inside) > 1 else inside.repeat(2)
+    negative = _draw(outside, 2, generator) if len(outside) > 1 else positive
     return on.astype(np.float32), positive, negative, relevant
 
-# %% ../../nbs/2_data/10_batches.ipynb #7597a828
+# %% ../../nbs/2_data/10_batches.ipynb #d2ecd254
 def _per_clip(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->_Clips:
     "Saliency labels and the hard pair from labels of every clip (TVSum, YouTube Highlights)"
     labels = record.labels[:clips]
@@ -92,29 +91,27 @@ def _per_clip(record:Record, clips:int, data:DataConfig, generator:torch.Generat
         relevant[np.argsort(sums, kind="stable")[len(labels)//2:]] = True
     return saliency, [sums.argmax()], [sums.argmin()], relevant
 
-# %% ../../nbs/2_data/10_batches.ipynb #efce4457
-_RULES:dict[str, Callable[..., _Clips]] = {"labels": _per_clip, "saliency": _graded, "windows": _windowed} # field of the record -> rule
+# %% ../../nbs/2_data/10_batches.ipynb #60a1ce9f
+_RULES:dict[str, Callable[..., _Clips]] = { # field of the record: rule
+    "labels": _per_clip, "saliency": _graded, "windows": _windowed}
 
 def label_kind(record:Record)->str|None: # labels, saliency or windows
     "Which of its labels a record is trained on"
     return next((name for name in _RULES if getattr(record, name) is not None), None)
 
-def label(
-    record:Record,
-    clips:int,                 # Lc
-    data:DataConfig,
-    generator:torch.Generator, # draws windows and pairs
-)->Labels|None: # None for a record without labels
-    "The training labels of one sample (specification 1.4 and 1.5)"
+# %% ../../nbs/2_data/10_batches.ipynb #dd966917
+def label(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->Labels|None:
+    "The training labels of a sample of Lc = `clips` (specification 1.4, 1.5); None without any"
     kind = label_kind(record)
     if kind is None: return None
     has_moments = record.labels is None
     spans = span_labels(record.windows if has_moments else (), clips, data, generator)
     saliency, positive, negative, relevant = _RULES[kind](record, clips, data, generator)
     indices = [torch.tensor([int(i) for i in pair]) for pair in (positive, negative)]
-    return Labels(spans, torch.from_numpy(saliency), *indices, torch.from_numpy(relevant), has_moments)
+    saliency, relevant = torch.from_numpy(saliency), torch.from_numpy(relevant)
+    return Labels(spans, saliency, *indices, relevant, has_moments)
 
-# %% ../../nbs/2_data/10_batches.ipynb #0e7c9374
+# %% ../../nbs/2_data/10_batches.ipynb #43f73a65
 @dataclass(frozen=True, eq=False)
 class Sample:
     "One query on one video"
@@ -124,7 +121,6 @@ class Sample:
     labels:Labels|None
     clip_length:float   # seconds
 
-# %% ../../nbs/2_data/10_batches.ipynb #f621fc38
 @dataclass(frozen=True, eq=False)
 class Targets:
     "What a batch should predict"
@@ -137,7 +133,9 @@ class Targets:
 
     def to(self, device:str|torch.device)->"Targets":
         "The same targets on a device"
-        return Targets(tuple(s.to(device) for s in self.spans), *(t.to(device) for t in (self.saliency, self.positive, self.negative, self.relevant)), self.has_moments)
+        rest = (self.saliency, self.positive, self.negative, self.relevant)
+        spans, rest = tuple(s.to(device) for s in self.spans), (t.to(device) for t in rest)
+        return Targets(spans, *rest, self.has_moments)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -149,68 +147,67 @@ class Batch:
     targets:Targets|None     # None if a sample has no labels
     records:tuple[Record, ...]
     clip_length:float        # seconds
-    which:Tensor|None=None   # (B,) each sample's row of `video`; None: every sample has a video of its own, V = B
+    video_index:Tensor|None=None # (B,) each sample's row of `video`; None: its own, V = B
 
     def per_sample(self, rows:Tensor)->Tensor: # (V, ...) -> (B, ...)
         "What was made of each video, for each sample"
-        return rows if self.which is None else rows[self.which]
+        return rows if self.video_index is None else rows[self.video_index]
 
     def to(self, device:str|torch.device)->"Batch":
         "The same batch on a device"
-        tensors = {n: getattr(self, n).to(device) for n in ("video", "clip_mask", "tokens", "token_mask")}
-        return replace(self, **tensors, targets=self.targets and self.targets.to(device), which=None if self.which is None else self.which.to(device))
+        names = ("video", "clip_mask", "tokens", "token_mask", "targets", "video_index")
+        parts = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return replace(self, **{name: part.to(device) for name, part in parts.items()})
 
-# %% ../../nbs/2_data/10_batches.ipynb #6412e267
+# %% ../../nbs/2_data/10_batches.ipynb #23c4720c
 def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
     "True where a sample of this length has a row"
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
-def _pad(rows:Sequence[Tensor])->tuple[Tensor, Tensor]:
-    "Tables of different length as one (B, L, D), and its mask (B, L)"
-    return pad_sequence(list(rows), batch_first=True), _mask([len(x) for x in rows])
+def _pad(tables:Sequence[Tensor])->Tensor: # (B, L, ...)
+    "Tables of different length as one, with zeros behind their ends"
+    return pad_sequence(list(tables), batch_first=True)
 
 def _targets(labels:Sequence[Labels|None])->Targets|None:
     "The labels of a batch; None if a sample has none"
-    if any(l is None for l in labels): return None
-    return Targets(tuple(l.spans for l in labels), _pad([l.saliency for l in labels])[0], torch.stack([l.positive for l in labels]),
-                   torch.stack([l.negative for l in labels]), _pad([l.relevant for l in labels])[0], any(l.has_moments for l in labels))
+    if None in labels: return None
+    rows = lambda name: _pad([getattr(l, name) for l in labels])
+    return Targets(tuple(l.spans for l in labels), rows("saliency"), rows("positive"),
+                   rows("negative"), rows("relevant"), labels[0].has_moments)
 
-def _share(names:Sequence[Hashable])->tuple[list[int], Tensor|None]: # where each different name is first; (B,) which of these each is, None if all differ
-    "Find what several samples have in common"
+def _share(names:Sequence[Hashable])->tuple[list[int], Tensor|None]:
+    "Where each different name is first, and (B,) which of these each is; None if all differ"
     rows:dict[Hashable, int] = {}
-    which = [rows.setdefault(name, len(rows)) for name in names]
-    return [which.index(i) for i in range(len(rows))], None if len(rows) == len(names) else torch.tensor(which)
+    index = [rows.setdefault(name, len(rows)) for name in names]
+    firsts = [index.index(i) for i in range(len(rows))]
+    return firsts, None if len(rows) == len(names) else torch.tensor(index)
 
-def collate(
-    samples:Sequence[Sample], # of one data set
-)->Batch:
+def collate(samples:Sequence[Sample])->Batch: # of one data set
     "Pad samples to the longest among them; those with the same tensor of clips share it"
-    firsts, which = _share([id(s.video) for s in samples])
-    video, _ = _pad([samples[i].video for i in firsts])
-    return Batch(video, _mask([len(s.video) for s in samples]), *_pad([s.tokens for s in samples]), _targets([s.labels for s in samples]),
-                 tuple(s.record for s in samples), samples[0].clip_length, which)
+    firsts, index = _share([id(s.video) for s in samples])
+    video, tokens = _pad([samples[i].video for i in firsts]), _pad([s.tokens for s in samples])
+    clip_mask = _mask([len(s.video) for s in samples])
+    token_mask = _mask([len(s.tokens) for s in samples])
+    return Batch(video, clip_mask, tokens, token_mask, _targets([s.labels for s in samples]),
+                 tuple(s.record for s in samples), samples[0].clip_length, index)
 
-# %% ../../nbs/2_data/10_batches.ipynb #d47302b3
-CACHE_BYTES = 2<<30 # of assembled features kept by one data set; past it, features are read again each time
+# %% ../../nbs/2_data/10_batches.ipynb #6aaf9d8f
+CACHE_BYTES = 2<<30 # of features that one data set keeps; past it, they are read again each time
 
 def _check_kind(record:Record, data:DataConfig)->None:
     "Refuse a record that was read as one of other data"
     if record.dataset != data.dataset:
-        raise InputError(f"{record.source}: field 'dataset': read as {record.dataset}, but data '{data.name}' are {data.dataset}")
+        what = f"'dataset': read as {record.dataset}, but data '{data.name}' are {data.dataset}"
+        raise InputError(f"{record.source}: field {what}")
     if record.saliency is not None and data.clip_length != 2:
-        raise InputError(f"{record.source}: field 'saliency_scores': rates clips of 2 s, but data '{data.name}' have clips of {data.clip_length:g} s")
+        what = f"rates clips of 2 s, but data '{data.name}' have clips of {data.clip_length:g} s"
+        raise InputError(f"{record.source}: field 'saliency_scores': {what}")
 
-# %% ../../nbs/2_data/10_batches.ipynb #9ada0dc8
+# %% ../../nbs/2_data/10_batches.ipynb #8a3b1c0c
 class MomentDataset:
     "Records with their features and labels"
-    def __init__(
-        self,
-        records:Sequence[Record],
-        source:FeatureSource,
-        data:DataConfig,
-        *,
-        cache:bool=True, # keep assembled features in memory, up to `CACHE_BYTES`
-    ):
+    def __init__(self, records:Sequence[Record], source:FeatureSource, data:DataConfig, *,
+                 cache:bool=True): # keep features in memory, up to `CACHE_BYTES`
         for record in records: _check_kind(record, data)
         self.records, self.source, self.data = list(records), source, data
         self.gathers = hasattr(source, "gather_videos")
@@ -220,85 +217,82 @@ class MomentDataset:
 
     def __len__(self)->int: return len(self.records)
 
-    def _features(self, kind:str, name:int|str, record:Record)->Tensor:
+    def _features(self, kind:str, record:Record)->Tensor: # kind: video or tokens
         "A video's clips or a query's tokens, from memory where they are"
-        if (kind, name) in self._kept: return self._kept[kind, name]
+        name = kind, record.vid if kind == "video" else record.qid
+        if name in self._kept: return self._kept[name]
         rows = torch.from_numpy(getattr(self.source, kind)(record))
         if self.cache and self._bytes+rows.nbytes <= CACHE_BYTES:
-            self._kept[kind, name] = rows
+            self._kept[name] = rows
             self._bytes += rows.nbytes
         return rows
 
-    def _rows(self, kind:str, records:Sequence[Record])->tuple[Tensor, list[int]]: # (B, L, D), rows of each
-        "The clips or the tokens of some records, padded"
-        if self.gathers:
-            rows, lengths = getattr(self.source, {"video": "gather_videos", "tokens": "gather_tokens"}[kind])(records)
-            return torch.as_tensor(rows), lengths
-        tables = [self._features(kind, record.vid if kind == "video" else record.qid, record) for record in records]
-        return pad_sequence(tables, batch_first=True), list(map(len, tables))
+    def _gather(self, kind:str, records:Sequence[Record])->tuple[Tensor, list[int]]:
+        "The clips or tokens of some records, padded: (B, L, D), and the rows of each"
+        if not self.gathers:
+            tables = [self._features(kind, record) for record in records]
+            return _pad(tables), list(map(len, tables))
+        gather = {"video": "gather_videos", "tokens": "gather_tokens"}[kind]
+        rows, lengths = getattr(self.source, gather)(records)
+        return torch.as_tensor(rows), lengths
 
-    def sample(
-        self,
-        i:int,
-        generator:torch.Generator|None=None, # draws labels; None: the same labels every time
-    )->Sample:
-        "The i-th record with its features and labels"
+    def sample(self, i:int, generator:torch.Generator|None=None)->Sample:
+        "The i-th record with features and labels; without a generator the same labels every time"
         record = self.records[i]
-        video, tokens = self._features("video", record.vid, record), self._features("tokens", record.qid, record)
-        labels = label(record, len(video), self.data, generator or named_generator(0, "labels", i))
+        video, tokens = self._features("video", record), self._features("tokens", record)
+        generator = generator or named_generator(0, "labels", i)
+        labels = label(record, len(video), self.data, generator)
         return Sample(record, video, tokens, labels, self.data.clip_length)
 
-    def batch(
-        self,
-        chosen:Sequence[int], # indices of records
-        epoch:int=0,          # number from which labels are drawn, with the index
-    )->Batch:
-        "Some records as one padded batch"
+    def batch(self, chosen:Sequence[int], epoch:int=0)->Batch: # chosen: indices of records
+        "Some records as one padded batch; labels are drawn from `epoch` and the index"
         records = [self.records[i] for i in chosen]
-        firsts, which = _share([r.vid for r in records])
-        (video, lengths), (tokens, words) = self._rows("video", [records[i] for i in firsts]), self._rows("tokens", records)
-        clips = lengths if which is None else [lengths[i] for i in which.tolist()]
-        labels = [label(record, n, self.data, named_generator(epoch, "labels", i)) for i, record, n in zip(chosen, records, clips)]
-        return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels), tuple(records), self.data.clip_length, which)
+        firsts, index = _share([record.vid for record in records])
+        video, lengths = self._gather("video", [records[i] for i in firsts])
+        tokens, words = self._gather("tokens", records)
+        clips = lengths if index is None else [lengths[i] for i in index.tolist()]
+        labels = [label(record, n, self.data, named_generator(epoch, "labels", i))
+                  for i, record, n in zip(chosen, records, clips)]
+        return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels), tuple(records),
+                     self.data.clip_length, index)
 
-# %% ../../nbs/2_data/10_batches.ipynb #dc4ffa2b
+# %% ../../nbs/2_data/10_batches.ipynb #e4f6c896
 def by_length(records:Sequence[Record])->list[int]: # their indices
-    "Short videos first, and the queries of one video side by side: batches with little padding, and few videos"
+    "Short videos first, and the queries of one video side by side: little padding, few videos"
     return sorted(range(len(records)), key=lambda i: (records[i].duration, records[i].vid))
 
-def _order(
-    lengths:Sequence[float], # of the videos, in any unit
-    batch_size:int,
-    bucket:int,
-    generator:torch.Generator,
-)->list[list[int]]: # indices of each batch
-    "Shuffled batches; videos of like length share one where `bucket` is above 1"
-    order, size = torch.randperm(len(lengths), generator=generator).tolist(), batch_size*bucket
-    if bucket == 1: return [order[i:i+batch_size] for i in range(0, len(order), batch_size)]
-    parts = [sorted(order[i:i+size], key=lengths.__getitem__) for i in range(0, len(order), size)]
-    batches = [part[i:i+batch_size] for part in parts for i in range(0, len(part), batch_size)]
+def _split(order:Sequence[int], size:int)->list[Sequence[int]]:
+    "Pieces of some length; the last may be shorter"
+    return [order[i:i+size] for i in range(0, len(order), size)]
+
+def _shuffled(lengths:Sequence[float], batch_size:int, bucket:int,
+              generator:torch.Generator)->list[Sequence[int]]: # indices of each batch
+    "Shuffled batches; videos of similar length share one where `bucket` is above 1"
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    if bucket == 1: return _split(order, batch_size)
+    parts = [sorted(part, key=lengths.__getitem__) for part in _split(order, batch_size*bucket)]
+    batches = [batch for part in parts for batch in _split(part, batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
+# %% ../../nbs/2_data/10_batches.ipynb #4347b702
 def iterate(
     dataset:MomentDataset,
     batch_size:int,
     *,
     generator:torch.Generator|None=None, # of the epoch; None: the same labels every time
     shuffle:bool=False,                  # needs a generator
-    bucket:int=1,                        # when shuffling, sort videos by duration within this many batches: less padding
+    bucket:int=1,                        # when shuffling, sort by duration within so many batches
     order:Sequence[int]|None=None,       # of the records, when not shuffling; None: as they stand
-    part:slice=slice(None),              # only these of the batches: the rest of an epoch, one process's share of an evaluation
+    part:slice=slice(None),              # only these batches: the rest of an epoch, a rank's share
 )->Iterator[Batch]:
     "The batches of one epoch"
     if shuffle and generator is None: raise ValueError("shuffling needs a generator")
     epoch = 0 if generator is None else int(torch.randint(1<<62, (), generator=generator))
-    if shuffle: batches = _order([r.duration for r in dataset.records], batch_size, bucket, generator)
-    else:
-        order = range(len(dataset)) if order is None else order
-        batches = [order[i:i+batch_size] for i in range(0, len(order), batch_size)]
+    if not shuffle: batches = _split(order or range(len(dataset)), batch_size)
+    else: batches = _shuffled([r.duration for r in dataset.records], batch_size, bucket, generator)
     for chosen in batches[part]: yield dataset.batch(chosen, epoch)
 
-# %% ../../nbs/2_data/10_batches.ipynb #6cc1627b
+# %% ../../nbs/2_data/10_batches.ipynb #f3ed64de
 def planted_batch(
     seed:int=0,
     lengths:Sequence[int]=(12, 9, 7),      # clips of each sample
@@ -307,17 +301,19 @@ def planted_batch(
     text_dim:int=16,                       # Dt
 )->Batch:
     "A small batch in QVHighlights' form whose answer is in its features"
-    data = DataConfig("planted", "qvhighlights", (StreamConfig("clips", (), video_dim-2),), StreamConfig("words", (), text_dim), max_clips=None, max_tokens=None)
+    clip, words = StreamConfig("clips", (), video_dim-2), StreamConfig("words", (), text_dim)
+    data = DataConfig("planted", "qvhighlights", (clip,), words, max_clips=None, max_tokens=None)
     draw = rng(seed, "planted")
     mix = draw.standard_normal((text_dim, video_dim-2))
     records, streams, tokens = [], {}, {}
     for i, (clips, words) in enumerate(zip(lengths, token_lengths, strict=True)):
         first = int(draw.integers((clips+1)//2))
         inside = range(first, first+1+int(draw.integers((clips-first+1)//2)))
-        scores = draw.integers(0, 5, (len(inside), 3)).tolist()
-        tokens[i], rows = draw.standard_normal((words, text_dim)), draw.standard_normal((clips, video_dim-2))
-        rows[inside] += tokens[i].mean(0) @ mix
-        streams[f"planted{i}"] = [rows]
-        records.append(Record(i, "something happens", 2*clips, f"planted{i}", ((2*inside.start, 2*inside.stop),), tuple(inside), tuple(map(tuple, scores))))
+        scores = tuple(map(tuple, draw.integers(0, 5, (len(inside), 3)).tolist()))
+        tokens[i] = draw.standard_normal((words, text_dim))
+        streams[f"planted{i}"] = [draw.standard_normal((clips, video_dim-2))]
+        streams[f"planted{i}"][0][inside] += tokens[i].mean(0) @ mix
+        records.append(Record(i, "something happens", 2*clips, f"planted{i}",
+                              ((2*inside.start, 2*inside.stop),), tuple(inside), scores))
     dataset = MomentDataset(records, MemoryFeatures(streams, tokens, data), data)
-    return collate([dataset.sample(i) for i in range(len(dataset))])
+    return dataset.batch(range(len(records)))

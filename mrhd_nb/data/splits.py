@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['has_split', 'read_split', 'reported_records', 'leave_one_out', 'split_records', 'open_split']
 
-# %% ../../nbs/2_data/11_splits.ipynb #58d1bf0e
+# %% ../../nbs/2_data/11_splits.ipynb #c3b41c6d
 import functools
 from dataclasses import replace
 from ..core.files import InputError
@@ -16,7 +16,7 @@ from .store import open_features
 from .synthetic import Benchmark, make
 from .batches import MomentDataset
 
-# %% ../../nbs/2_data/11_splits.ipynb #2a172737
+# %% ../../nbs/2_data/11_splits.ipynb #411bae55
 _made = functools.lru_cache(maxsize=1)(make)
 
 def _benchmark(data:DataConfig)->Benchmark:
@@ -25,50 +25,51 @@ def _benchmark(data:DataConfig)->Benchmark:
 
 def has_split(data:DataConfig, split:str)->bool:
     "Does the data set bring this split with it?"
-    return bool(getattr(data, f"{split}_queries") if data.name == "synthetic" else getattr(data, split))
+    return bool(getattr(data, f"{split}_queries" if data.name == "synthetic" else split))
 
-# %% ../../nbs/2_data/11_splits.ipynb #62aa07f0
+# %% ../../nbs/2_data/11_splits.ipynb #4d2557ef
 def read_split(data:DataConfig, split:str)->list[Record]:
     "The records of a split that the data set brings with it, of its one domain if it has one"
-    if not has_split(data, split): raise InputError(f"data '{data.name}': field '{split}': names no file")
-    records = getattr(_benchmark(data), split) if data.name == "synthetic" else read_annotations(data_path(data, getattr(data, split)), data.dataset)
+    if not has_split(data, split):
+        raise InputError(f"data '{data.name}': field '{split}': names no file")
+    if data.name == "synthetic": records = getattr(_benchmark(data), split)
+    else: records = read_annotations(data_path(data, getattr(data, split)), data.dataset)
     return select_domain(records, data.domain)
 
-# %% ../../nbs/2_data/11_splits.ipynb #26f6db6b
 def reported_records(data:DataConfig)->list[Record]:
     "What a data set reports: test, or val where it has no test"
     return read_split(data, "test" if has_split(data, "test") else "val")
 
-# %% ../../nbs/2_data/11_splits.ipynb #2f3a819e
-def leave_one_out(data:DataConfig)->tuple[list[Record], list[Record]]: # all videos but the one that is left out, that one
+# %% ../../nbs/2_data/11_splits.ipynb #2e39c3b5
+def leave_one_out(data:DataConfig)->tuple[list[Record], list[Record]]: # all others, that video
     "Training and test records of a run that leaves one video out"
     records, vid = read_split(data, "train")+reported_records(data), data.leave_out
     if not any(r.vid == vid for r in records):
-        raise InputError(f"field 'data.leave_out': no video '{vid}'; one of {', '.join(sorted({r.vid for r in records})[:8])}, ...")
+        known = ", ".join(sorted({r.vid for r in records})[:8])
+        raise InputError(f"field 'data.leave_out': no video '{vid}'; one of {known}, ...")
     return [r for r in records if r.vid != vid], [r for r in records if r.vid == vid]
 
-# %% ../../nbs/2_data/11_splits.ipynb #32344400
-def split_records(
-    config:RunConfig,
-    split:str, # train, val or test
-)->list[Record]:
+# %% ../../nbs/2_data/11_splits.ipynb #7520a02a
+def split_records(config:RunConfig, split:str)->list[Record]: # split: train, val or test
     "What a run learns from, picks its epoch on, or reports"
-    data, on, own = config.data, config.training.select_on, all(has_split(config.data, s) for s in ("val", "test"))
+    data, on = config.data, config.training.select_on
+    own = has_split(data, "val") and has_split(data, "test")
     carves = on == "val" and not own
-    if split not in ("train", "val", "test") or split == "val" and not (own or carves):
-        raise InputError(f"split '{split}': one of train, {'val, '*(own or carves)}test; training.select_on is {on}")
+    known = ("train", "val", "test") if own or carves else ("train", "test")
+    if split not in known:
+        raise InputError(f"split '{split}': one of {', '.join(known)}; training.select_on is {on}")
     if split == "val" and own: return read_split(data, "val")
     if data.leave_out: records = leave_one_out(data)[split == "test"]
     else: records = reported_records(data) if split == "test" else read_split(data, "train")
-    return carve(records, data.holdout, data.seed)[split == "val"] if carves and split != "test" else records
+    if split == "test" or not carves: return records
+    return carve(records, data.holdout, data.seed)[split == "val"]
 
-# %% ../../nbs/2_data/11_splits.ipynb #50173071
-def open_split(
-    config:RunConfig,
-    split:str, # train, val or test
-)->MomentDataset:
+# %% ../../nbs/2_data/11_splits.ipynb #3b8e84f3
+def open_split(config:RunConfig, split:str)->MomentDataset: # split: train, val or test
     "The records of one split with the source of their features"
-    data, made = config.data, config.data.name == "synthetic"
-    if split != "train" and data.val_text: data = replace(data, text=replace(data.text, files=data.val_text))
-    source = MemoryFeatures(_benchmark(data).streams, _benchmark(data).tokens, data) if made else open_features(data)
-    return MomentDataset(split_records(config, split), source, data)
+    data, records = config.data, split_records(config, split)
+    if split != "train" and data.val_text:
+        data = replace(data, text=replace(data.text, files=data.val_text))
+    if data.name != "synthetic": return MomentDataset(records, open_features(data), data)
+    made = _benchmark(data)
+    return MomentDataset(records, MemoryFeatures(made.streams, made.tokens, data), data)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['GRAMMAR', 'WIDTH', 'CLIPS', 'CLIP_SECONDS', 'sentence', 'words_of', 'content_words', 'word_vector', 'event_vector',
            'token_rows', 'draw_windows', 'autocorrelated', 'draw_saliency', 'draw_records', 'draw_distractors',
-           'Timeline', 'draw_timeline', 'render', 'Simulation', 'simulate', 'Benchmark', 'make', 'write', 'ridge',
-           'auc', 'probe_auc', 'best_constant', 'ceiling']
+           'Timeline', 'draw_timeline', 'render', 'Simulation', 'simulate', 'Benchmark', 'make', 'write',
+           'best_constant']
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #881e6c77
+# %% ../../nbs/2_data/09_synthetic.ipynb #4ffb059d
 import functools, math, re, torch
 import numpy as np
 from collections.abc import Sequence
@@ -17,85 +17,72 @@ from pathlib import Path
 from ..core.files import InputError, rng
 from ..core.spans import span_iou
 from .annotations import Record, write_annotations
-from .features import normalise_rows
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #24e9df8c
+# %% ../../nbs/2_data/09_synthetic.ipynb #becbf596
 GRAMMAR = {
     "who": ("chef", "girl", "farmer", "dancer", "soldier", "tourist", "teacher", "cyclist"),
-    "does": ("paints", "lifts", "carries", "repairs", "opens", "films", "cleans", "shows", "drops", "hides"),
-    "what": ("basket", "guitar", "lamp", "bicycle", "suitcase", "parcel", "camera", "chair", "bottle", "kite"),
+    "does": ("paints", "lifts", "carries", "repairs", "opens", "films", "cleans", "shows",
+             "drops", "hides"),
+    "what": ("basket", "guitar", "lamp", "bicycle", "suitcase", "parcel", "camera", "chair",
+             "bottle", "kite"),
     "where": ("kitchen", "garden", "street", "harbour", "market", "forest")}
-_SLOT = {word: words for words in GRAMMAR.values() for word in words} # a word and those that could stand in its place
-_FORMS = ("a {who} {does} a {what} in the {where}", "in the {where} a {who} {does} the {what}", "the {who} {does} a {what}")
+_SLOT = {word: words for words in GRAMMAR.values() for word in words} # those of the same slot
+_FORMS = ("a {who} {does} a {what} in the {where}", "in the {where} a {who} {does} the {what}",
+          "the {who} {does} a {what}")
 
-def sentence(
-    generator:np.random.Generator,
-)->str:
+def sentence(generator:np.random.Generator)->str:
     "A sentence of the grammar"
     form = _FORMS[generator.choice(len(_FORMS), p=(.5, .25, .25))]
-    return form.format(**{slot: words[generator.integers(len(words))] for slot, words in GRAMMAR.items()})
+    return form.format(**{slot: w[generator.integers(len(w))] for slot, w in GRAMMAR.items()})
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #21f4decb
-_EMPTY = frozenset("""a an and are as at be being but by for from has have he her him his i in into is it its of off on one or our
-    out over she some that the their them then there they this through to up very was we were while who with you""".split())
+# %% ../../nbs/2_data/09_synthetic.ipynb #bdff418a
+_EMPTY = frozenset("""a an and are as at be being but by for from has have he her him his i in into
+    is it its of off on one or our out over she some that the their them then there they this
+    through to up very was we were while who with you""".split())
 
 def words_of(query:str)->tuple[str, ...]:
     "The words of a query in lower case"
     return tuple(re.findall(r"\w+", query.lower())) or (query,)
 
-def content_words(
-    query:str,
-)->tuple[str, ...]: # each once, in order
+def content_words(query:str)->tuple[str, ...]: # each once, in order
     "The words that say what is to be seen"
     words = tuple(dict.fromkeys(words_of(query)))
     return tuple(word for word in words if word not in _EMPTY) or words
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #9aa78211
-WIDTH = 64       # channels of a clip and of a token: the same, so that their product makes sense, as in CLIP
-_WORLD = 2404    # names the fixed draws
+# %% ../../nbs/2_data/09_synthetic.ipynb #4b1810f4
+WIDTH = 64    # channels of a clip and of a token; equal, so that their product makes sense
+_WORLD = 2404 # names the draws that are the same for every seed
 
 @functools.lru_cache(maxsize=None)
-def word_vector(
-    word:str,
-)->np.ndarray: # (64,), length about one
+def word_vector(word:str)->np.ndarray: # (64,), of length about one
     "What a word looks like, in every benchmark"
     return rng(_WORLD, "word", word).normal(size=WIDTH)/WIDTH**.5
 
-def event_vector(
-    words:Sequence[str],
-)->np.ndarray: # (64,), length about one
+def event_vector(words:Sequence[str])->np.ndarray: # (64,), of length about one
     "What the content words look like together"
     return sum(map(word_vector, words))/len(words)**.5
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #09fa72ef
+# %% ../../nbs/2_data/09_synthetic.ipynb #d1600ef1
 @functools.lru_cache(maxsize=None)
 def _position_vector(position:int)->np.ndarray: # (64,)
     "The shift of a token at a position"
     return .15*rng(_WORLD, "position", position).normal(size=WIDTH)/WIDTH**.5
 
-def token_rows(
-    query:str,
-)->np.ndarray: # (T, 64) float32, T = words + 2
+def token_rows(query:str)->np.ndarray: # (T, 64) float32, T = words + 2
     "Token features of a query: begin, its words, and an end that has gathered them"
     end = .5*word_vector("<end>")+event_vector(content_words(query))
     rows = [word_vector("<begin>"), *map(word_vector, words_of(query)), end]
     return np.stack([row+_position_vector(i) for i, row in enumerate(rows)]).astype(np.float32)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #21f65cde
-CLIPS, CLIP_SECONDS = 75, 2                                                # of a whole video
-_COUNTS = np.array((4855, 1230, 466, 266, 140, 261))/7218                  # 1, 2, 3, 4, 5, more
+# %% ../../nbs/2_data/09_synthetic.ipynb #8ba610f3
+CLIPS, CLIP_SECONDS = 75, 2 # of a whole video
+_COUNTS = np.array((4855, 1230, 466, 266, 140, 261))/7218 # of queries with 1, 2, 3, 4, 5, more
 _LEVELS = (0, .05, .1, .25, .5, .75, .9, .95, 1)
-_LENGTHS = {                                                               # quantiles in clips, by number of windows
-    1: (7, 7, 7, 10, 14, 23, 49, 75, 75), 2: (1, 1, 2, 4, 7.5, 14, 26, 37, 72), 3: (1, 1, 1, 3, 5, 10, 18, 25, 66),
-    4: (1, 1, 1, 2, 4, 9, 16, 24, 63), 5: (1, 1, 1, 2, 3, 7, 13, 19, 50), 6: (1, 1, 1, 2, 3, 5.5, 10, 13, 40)}
+_LENGTHS = { # in clips, at these levels, by number of windows
+    1: (7, 7, 7, 10, 14, 23, 49, 75, 75), 2: (1, 1, 2, 4, 7.5, 14, 26, 37, 72),
+    3: (1, 1, 1, 3, 5, 10, 18, 25, 66), 4: (1, 1, 1, 2, 4, 9, 16, 24, 63),
+    5: (1, 1, 1, 2, 3, 7, 13, 19, 50), 6: (1, 1, 1, 2, 3, 5.5, 10, 13, 40)}
 
-def _draw_lengths(count:int, clips:int, generator:np.random.Generator)->np.ndarray: # (count,) clips
-    "Lengths that fit into the video together"
-    while True:
-        lengths = np.interp(generator.random(count), _LEVELS, _LENGTHS[min(count, 6)]).astype(int).clip(max=clips)
-        if 7 <= lengths.sum() <= clips-(count-1): return lengths
-
-# %% ../../nbs/2_data/09_synthetic.ipynb #c40005b0
 def draw_windows(
     clips:int, # of the video, 20 or more
     generator:np.random.Generator,
@@ -103,7 +90,10 @@ def draw_windows(
     "The windows of one query"
     count = 1+generator.choice(6, p=_COUNTS)
     if count == 6: count += min(generator.geometric(.26)-1, (clips-16)//4)
-    lengths = _draw_lengths(count, clips, generator)
+    lengths = np.zeros(count, int)
+    while not 7 <= lengths.sum() <= clips-(count-1): # until they fit into the video together
+        drawn = np.interp(generator.random(count), _LEVELS, _LENGTHS[min(count, 6)])
+        lengths = drawn.astype(int).clip(max=clips)
     gaps = np.exp(generator.normal(1.1, 1.1, count-1)).astype(int).clip(1)
     room = clips-lengths.sum()
     while gaps.sum() > room: gaps = (gaps+1)//2
@@ -111,7 +101,7 @@ def draw_windows(
     starts = first+np.r_[0, (lengths[:-1]+gaps).cumsum()].astype(int)
     return np.stack([starts, starts+lengths], 1)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #690e6d21
+# %% ../../nbs/2_data/09_synthetic.ipynb #bf0b8f35
 def autocorrelated(
     clips:int,
     width:int,
@@ -124,38 +114,37 @@ def autocorrelated(
     steps[1:] *= (1-memory**2)**.5
     return lfilter([1.], [1., -memory], steps, axis=0)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #66a6f191
-def draw_saliency(
-    clips:int,
-    generator:np.random.Generator,
-)->np.ndarray: # (clips, 3) integers 0..4
-    "Grades of three annotators for each clip: shared quality, a leaning and a noise of their own"
+def draw_saliency(clips:int, generator:np.random.Generator)->np.ndarray: # (clips, 3) of 0..4
+    "Grades of three annotators for each clip"
     from scipy.special import ndtri
-    value = .4**.5*autocorrelated(clips, 1, .8, generator) + .2**.5*generator.normal(size=3) + .4**.5*autocorrelated(clips, 3, .3, generator)
-    return np.searchsorted(ndtri((.033, .106, .291, .597)), value)    # where a standard normal value is cut
+    quality, bias = autocorrelated(clips, 1, .8, generator), generator.normal(size=3)
+    value = .4**.5*quality + .2**.5*bias + .4**.5*autocorrelated(clips, 3, .3, generator)
+    return np.searchsorted(ndtri((.033, .106, .291, .597)), value) # cuts of a standard normal
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #e0aea835
-def _draw_record(qid:int, vid:str, clips:int, windows:np.ndarray, generator:np.random.Generator)->Record:
+# %% ../../nbs/2_data/09_synthetic.ipynb #a205bc11
+def _draw_record(
+    qid:int, vid:str, clips:int, windows:np.ndarray, generator:np.random.Generator)->Record:
     "A query about some windows of a video"
     ids = np.concatenate([np.arange(start, end) for start, end in windows])
     grades = draw_saliency(clips, generator)[ids]
-    return Record(qid, sentence(generator), clips*CLIP_SECONDS, vid, tuple(map(tuple, (windows*CLIP_SECONDS).tolist())),
-                  tuple(ids.tolist()), tuple(map(tuple, grades.tolist())), source=f"synthetic:{qid}")
+    seconds, scores = (windows*CLIP_SECONDS).tolist(), grades.tolist()
+    return Record(qid, sentence(generator), clips*CLIP_SECONDS, vid, tuple(map(tuple, seconds)),
+                  tuple(ids.tolist()), tuple(map(tuple, scores)), source=f"synthetic:{qid}")
 
-def _draw_layouts(clips:int, generator:np.random.Generator)->list[np.ndarray]: # one or two sets of windows
-    "Windows of the queries about one video; a second query asks for clips that the first leaves free"
+def _draw_layouts(clips:int, generator:np.random.Generator)->list[np.ndarray]: # one or two
+    "Windows of the queries about one video: a second asks for what the first leaves free"
     layouts = [draw_windows(clips, generator)]
     if generator.random() < .03:
         other, (first, last) = draw_windows(clips, generator), (layouts[0][0,0], layouts[0][-1,1])
         if other[-1,1] <= first or last <= other[0,0]: layouts.append(other)
     return layouts
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #ae1903ce
+# %% ../../nbs/2_data/09_synthetic.ipynb #9470ff51
 _FIRST_QID = {"train": 0, "val": 1, "test": 1_000_001} # every second number from here on
 
 def draw_records(
     seed:int,
-    split:str,     # train, val or test: its videos are its own
+    split:str,   # train, val or test: its videos are its own
     queries:int,
 )->list[Record]:
     "Annotations of one split, in QVHighlights' form"
@@ -168,30 +157,35 @@ def draw_records(
         start = 60+150*int(generator.integers(6))
         vid = f"{split}{seed}x{video:05d}_{start}.0_{start+150}.0"
         for windows in _draw_layouts(clips, generator):
-            records.append(_draw_record(2*len(records)+_FIRST_QID[split], vid, clips, windows, generator))
+            qid = 2*len(records)+_FIRST_QID[split]
+            records.append(_draw_record(qid, vid, clips, windows, generator))
         video += 1
     return records[:queries]
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #fe532ab0
-def _swap(words:Sequence[str], avoid:set[str], vocabulary:Sequence[str], generator:np.random.Generator)->tuple[str, ...]:
+# %% ../../nbs/2_data/09_synthetic.ipynb #4c10cccf
+def _swap(words:Sequence[str], avoid:set[str], vocabulary:Sequence[str],
+          generator:np.random.Generator)->tuple[str, ...]:
     "Another word in place of each: of the same slot of the grammar, or any of the vocabulary"
     def other(word:str)->str:
         options = _SLOT.get(word, vocabulary) or (word,)
-        tries = (options[generator.integers(len(options))] for _ in range(20)) # a real vocabulary is too long to be filtered
+        # a real vocabulary is too long to be filtered
+        tries = (options[generator.integers(len(options))] for _ in range(20))
         return next((option for option in tries if option not in avoid), f"not {word}")
     return tuple(map(other, words))
 
-def _blend(words:Sequence[str], others:Sequence[str], generator:np.random.Generator)->tuple[str, ...]:
+def _blend(words:Sequence[str], others:Sequence[str],
+           generator:np.random.Generator)->tuple[str, ...]:
     "Some of the words, at least one, and the others in place of the rest, at least one"
     kept = generator.permutation(len(words)) < generator.integers(1, max(len(words), 2))
-    return tuple(word if keep and len(words) > 1 else other for word, other, keep in zip(words, others, kept))
+    keep = kept & (len(words) > 1)
+    return tuple(np.where(keep, words, others).tolist())
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #fa0805a0
+# %% ../../nbs/2_data/09_synthetic.ipynb #fc928a7c
 def draw_distractors(
     words:tuple[str, ...],    # content of the query
     vocabulary:Sequence[str], # for words that the grammar lacks
     generator:np.random.Generator,
-)->tuple[list[tuple[str, ...]], list[tuple[str, ...]]]: # three events that share words with the query, three that do not
+)->tuple[list[tuple[str, ...]], list[tuple[str, ...]]]: # three that share words with it, three not
     "What else happens in a video"
     story = _swap(words, {*words}, vocabulary, generator)
     def family(base:tuple[str, ...])->list[tuple[str, ...]]:
@@ -199,24 +193,25 @@ def draw_distractors(
         return [_blend(base, others, generator) for _ in range(3)]
     return family(words), family(story)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #a4c95235
+# %% ../../nbs/2_data/09_synthetic.ipynb #0de3244f
 @dataclass(frozen=True)
 class Timeline:
     "What happens in a video, which only the generator knows"
     events:tuple[tuple[str, ...], ...] # content words, one event per row of `share`
-    share:np.ndarray                   # (E, Lc), the part of a clip that an event fills
-    queries:int                        # so many first events are queried, in the order of the records
+    share:np.ndarray                   # (E, Lc), what an event fills of a clip; queried ones first
 
-def _occupancy(windows:Sequence[tuple[float, float]], clips:int, clip_length:float, generator:np.random.Generator)->np.ndarray: # (Lc,)
-    "The part of each clip that the event fills: its windows with borders moved by half a clip and a tenth of their length"
+def _occupancy(windows:Sequence[tuple[float, float]], clips:int, clip_length:float,
+               generator:np.random.Generator)->np.ndarray: # (Lc,)
+    "The part of each clip that an event fills: its windows with borders that are moved a little"
     start, end = np.asarray(windows, float).T/clip_length
     spread = np.minimum(.5+.1*(end-start), .3*(end-start))
-    start, end = start+spread*generator.normal(size=len(start)).clip(-2, 2), end+spread*generator.normal(size=len(end)).clip(-2, 2)
+    shift = lambda: spread*generator.normal(size=len(spread)).clip(-2, 2)
+    start, end = start+shift(), end+shift()
     clip = np.arange(clips)[:,None]
     return (np.minimum(end, clip+1)-np.maximum(start, clip)).clip(0, 1).sum(1).clip(0, 1)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #30d1cdfb
-_SEGMENTS = (2, 4, 6, 9, 14, 24, 40, 45, 50) # quantiles of a segment's length in clips, at _LEVELS
+# %% ../../nbs/2_data/09_synthetic.ipynb #f80116da
+_SEGMENTS = (2, 4, 6, 9, 14, 24, 40, 45, 50) # a segment's length in clips, at _LEVELS
 
 def _cut_segments(free:np.ndarray, generator:np.random.Generator)->list[tuple[int, int]]:
     "Cut the free stretches of a timeline into segments about as long as windows"
@@ -229,7 +224,7 @@ def _cut_segments(free:np.ndarray, generator:np.random.Generator)->list[tuple[in
             at = stop
     return segments
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #43d4f599
+# %% ../../nbs/2_data/09_synthetic.ipynb #ca8bc8c4
 def draw_timeline(
     records:Sequence[Record],  # those about one video, with windows
     vocabulary:Sequence[str],
@@ -243,15 +238,16 @@ def draw_timeline(
     asked = events[generator.integers(len(events))]
     families = draw_distractors(asked, vocabulary, generator)
     free = 1-np.sum(share, 0).clip(0, 1)
-    segments = _cut_segments(free, generator)
-    repeat = generator.integers(len(segments)) if segments and generator.random() < .3 else None # not seen by the annotators
+    segments, repeat = _cut_segments(free, generator), None
+    if segments and generator.random() < .3: repeat = generator.integers(len(segments))
     for i, (start, end) in enumerate(segments):
         family = families[generator.integers(2)]
         events.append(asked if i == repeat else family[generator.integers(len(family))])
-        share.append(np.where((np.arange(clips) >= start) & (np.arange(clips) < end), free, 0))
-    return Timeline(tuple(events), np.stack(share), len(records))
+        inside = (np.arange(clips) >= start) & (np.arange(clips) < end)
+        share.append(np.where(inside, free, 0))
+    return Timeline(tuple(events), np.stack(share))
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #be60a340
+# %% ../../nbs/2_data/09_synthetic.ipynb #6d27490b
 @functools.lru_cache(maxsize=None)
 def _mix()->tuple[np.ndarray, np.ndarray, np.ndarray]: # (64, 128), (128, 64), (64,)
     "The fixed weights of the mix into clip space and the direction of gloss"
@@ -259,10 +255,6 @@ def _mix()->tuple[np.ndarray, np.ndarray, np.ndarray]: # (64, 128), (128, 64), (
     sizes = ((WIDTH, hidden), (hidden, WIDTH), (WIDTH,))
     return tuple(generator.normal(size=size)/math.sqrt(size[0]) for size in sizes)
 
-def _vectors(count:int, generator:np.random.Generator)->np.ndarray: # (count, 64), length about one
-    return generator.normal(size=(count, WIDTH))/WIDTH**.5
-
-# %% ../../nbs/2_data/09_synthetic.ipynb #cfa9c756
 def render(
     timeline:Timeline,
     quality:np.ndarray, # (Lc, 1) in [0, 1]
@@ -270,32 +262,33 @@ def render(
 )->np.ndarray: # (Lc, 64) float32
     "What a camera and a frozen network make of a timeline"
     clips, (inward, outward, gloss) = len(quality), _mix()
-    seen = np.where(generator.random((clips, 1)) < .1, .15, 1)                     # some clips hide what happens
+    vectors = lambda count: generator.normal(size=(count, WIDTH))/WIDTH**.5 # of length about one
+    seen = np.where(generator.random((clips, 1)) < .1, .15, 1) # some clips hide what happens
     content = timeline.share.T @ np.stack([event_vector(event) for event in timeline.events])
     content *= seen*(.35+.9*quality)
     shot = (generator.random(clips) < 1/6).cumsum()
-    latent = content + .5*_vectors(shot[-1]+1, generator)[shot] + .4*_vectors(1, generator) + .5*(quality-.74)*gloss
-    rows = content + .8*np.tanh(3*latent @ inward) @ outward + .25*_vectors(1, generator)
+    latent = content + .5*vectors(shot[-1]+1)[shot] + .4*vectors(1) + .5*(quality-.74)*gloss
+    rows = content + .8*np.tanh(3*latent @ inward) @ outward + .25*vectors(1)
     noise = autocorrelated(clips, WIDTH, .4, generator)/WIDTH**.5
     return (rows*math.exp(.25*generator.normal())+.35*noise).astype(np.float32)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #7548f852
+# %% ../../nbs/2_data/09_synthetic.ipynb #b71f471d
 @dataclass(frozen=True)
 class Simulation:
     "Features in memory, and the timelines that they show"
-    streams:dict[str, list[np.ndarray]] # by vid: one array (Lc, 64) float32, for the stream `clip_features`
+    streams:dict[str, list[np.ndarray]] # by vid: one array (Lc, 64) float32
     tokens:dict[int|str, np.ndarray]    # by qid: (T, 64) float32
     timelines:dict[str, Timeline]       # by vid
 
-def _quality(records:Sequence[Record], clips:int, generator:np.random.Generator)->np.ndarray: # (Lc, 1) in [0, 1]
-    "The mean grade of each clip: as annotated, or drawn"
+def _quality(records:Sequence[Record], clips:int, generator:np.random.Generator)->np.ndarray:
+    "The mean grade of each clip as annotated, or drawn: (Lc, 1) in [0, 1]"
     grades = draw_saliency(clips, generator)
     for record in records:
         for clip, scores in zip(record.clip_ids or (), record.saliency or ()):
             if clip < clips: grades[clip] = scores
     return grades.mean(1, keepdims=True)/4
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #d7ceb535
+# %% ../../nbs/2_data/09_synthetic.ipynb #874db711
 def simulate(
     records:Sequence[Record], # with windows
     seed:int,
@@ -303,19 +296,22 @@ def simulate(
     clip_length:float=CLIP_SECONDS, # seconds
 )->Simulation:
     "Features for annotations that exist (specification 1.3: one row per clip, one per token)"
-    by_video:dict[str, list[Record]] = {}
+    videos:dict[str, list[Record]] = {}
     for record in records:
-        if not record.windows: raise InputError(f"{record.source}: field 'relevant_windows': needed to simulate features")
-        by_video.setdefault(record.vid, []).append(record)
+        if not record.windows:
+            raise InputError(f"{record.source}: field 'relevant_windows': simulation needs windows")
+        videos.setdefault(record.vid, []).append(record)
     vocabulary = sorted({word for record in records for word in content_words(record.query)})
     streams, timelines = {}, {}
-    for vid, about in by_video.items():
-        generator, clips = rng(seed, "simulate", vid), math.ceil(max(r.duration for r in about)/clip_length)
+    for vid, about in videos.items():
+        generator = rng(seed, "simulate", vid)
+        clips = math.ceil(max(r.duration for r in about)/clip_length)
         timelines[vid] = draw_timeline(about, vocabulary, clips, clip_length, generator)
         streams[vid] = [render(timelines[vid], _quality(about, clips, generator), generator)]
-    return Simulation(streams, {record.qid: token_rows(record.query) for record in records}, timelines)
+    tokens = {record.qid: token_rows(record.query) for record in records}
+    return Simulation(streams, tokens, timelines)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #23097de4
+# %% ../../nbs/2_data/09_synthetic.ipynb #dd0423c3
 @dataclass(frozen=True)
 class Benchmark(Simulation):
     "Annotations of the splits with their features"
@@ -328,97 +324,47 @@ def make(
     *,
     train:int=1200, # queries
     val:int=300,
-    test:int=0,      # a split that changes nothing of the others
+    test:int=0,     # a split that changes nothing of the others
 )->Benchmark:
     "The embedded benchmark of a seed: the same seed gives the same bytes"
-    splits = {"train": draw_records(seed, "train", train)} | {name: draw_records(seed, name, n) if n else [] for name, n in (("val", val), ("test", test))}
-    made, more = simulate(splits["train"]+splits["val"], seed), simulate(splits["test"], seed)
-    return Benchmark(made.streams | more.streams, made.tokens | more.tokens, made.timelines | more.timelines, **splits)
+    splits = {"train": draw_records(seed, "train", train)}
+    for name, count in (("val", val), ("test", test)):
+        splits[name] = draw_records(seed, name, count) if count else []
+    made = simulate(splits["train"]+splits["val"], seed)
+    more = simulate(splits["test"], seed)
+    return Benchmark(made.streams | more.streams, made.tokens | more.tokens,
+                     made.timelines | more.timelines, **splits)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #da1bf271
+# %% ../../nbs/2_data/09_synthetic.ipynb #c3615d11
 def write(
     benchmark:Benchmark,
     folder:str|Path,
 )->Path: # the folder
     "Put the benchmark on disk as QVHighlights is released"
-    folder = Path(folder)
-    for name in ("clip_features", "clip_text_features"): (folder/name).mkdir(parents=True, exist_ok=True)
-    for vid, (rows,) in benchmark.streams.items(): np.savez(folder/"clip_features"/f"{vid}.npz", features=rows)
-    for qid, rows in benchmark.tokens.items(): np.savez(folder/"clip_text_features"/f"qid{qid}.npz", last_hidden_state=rows)
-    # the annotations last and atomically: where they are, the thousands of small files are whole
-    names = {"train": "highlight_train_release", "val": "highlight_val_release", "test": "highlight_test_with_gt"}
+    clips, text = Path(folder)/"clip_features", Path(folder)/"clip_text_features"
+    for path in (clips, text): path.mkdir(parents=True, exist_ok=True)
+    for vid, (rows,) in benchmark.streams.items(): np.savez(clips/f"{vid}.npz", features=rows)
+    for qid, rows in benchmark.tokens.items():
+        np.savez(text/f"qid{qid}.npz", last_hidden_state=rows)
+    names = {"train": "train_release", "val": "val_release", "test": "test_with_gt"}
     for split, name in names.items():
-        if getattr(benchmark, split): write_annotations(folder/f"{name}.jsonl", getattr(benchmark, split))
-    return folder
+        records = getattr(benchmark, split)
+        if records: write_annotations(Path(folder)/f"highlight_{name}.jsonl", records)
+    return Path(folder)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #90c4391f
-def _probe_rows(records:Sequence[Record], made:Simulation)->tuple[np.ndarray, np.ndarray]: # (n, 65), (n,) bool
-    "Product and cosine of each clip with its query, and whether the clip is relevant"
-    rows, inside = [], []
-    for record in records:
-        clips, query = normalise_rows(made.streams[record.vid][0]), normalise_rows(made.tokens[record.qid].mean(0))
-        rows.append(np.c_[clips*query, clips @ query])
-        inside.append(np.isin(np.arange(len(clips)), record.clip_ids))
-    return np.concatenate(rows).astype(float), np.concatenate(inside)
-
-def ridge(
-    rows:np.ndarray,   # (n, D)
-    target:np.ndarray, # (n,)
-    penalty:float,
-)->np.ndarray: # (D,)
-    "Weights of a ridge regression; its intercept does not change an order"
-    centred = rows-rows.mean(0)
-    return np.linalg.solve(centred.T @ centred+penalty*np.eye(rows.shape[1]), centred.T @ target)
-
-# %% ../../nbs/2_data/09_synthetic.ipynb #6bb18d9f
-def auc(
-    inside:np.ndarray, # (n,) bool
-    score:np.ndarray,  # (n,)
-)->float:
-    "The share of (inside, outside) pairs in the right order, ties counted half"
-    from scipy.stats import rankdata
-    positive = inside.sum()
-    return float((rankdata(score)[inside].sum()-positive*(positive+1)/2)/(positive*(inside.size-positive)))
-
-def probe_auc(
-    benchmark:Benchmark,
-    *,
-    penalty:float=3.,
-)->float:
-    "What a linear probe makes of one clip and the query: the area under its ROC curve on val"
-    rows, inside = _probe_rows(benchmark.val, benchmark)
-    return auc(inside, rows @ ridge(*_probe_rows(benchmark.train, benchmark), penalty))
-
-# %% ../../nbs/2_data/09_synthetic.ipynb #224f03c2
-def _constant_hits(records:Sequence[Record], candidates:torch.Tensor)->torch.Tensor: # (n, candidates) bool
+# %% ../../nbs/2_data/09_synthetic.ipynb #7f85be40
+def _constant_hits(records:Sequence[Record], candidates:torch.Tensor)->torch.Tensor: # (n, C) bool
     "Which constant answers (fractions of the video) overlap a window of each record by half"
-    best = [span_iou(candidates[:,None], torch.tensor(r.windows, dtype=torch.float64)/r.duration).amax(1) for r in records]
-    return torch.stack(best) >= .5
+    windows = [torch.tensor(r.windows, dtype=torch.float64)/r.duration for r in records]
+    return torch.stack([span_iou(candidates[:,None], w).amax(1) for w in windows]) >= .5
 
 def best_constant(
     train:Sequence[Record],
     val:Sequence[Record],
-)->tuple[tuple[float, float], float, float]: # (start, end) as fractions of the video; R1@0.5 on train and on val
+)->tuple[tuple[float, float], float, float]: # (start, end) as fractions; R1@0.5 on train and val
     "The constant answer with the highest R1@0.5 on train"
-    edges = torch.linspace(0, 1, 31, dtype=torch.float64)
-    candidates = torch.stack([pair for pair in torch.combinations(edges)])
+    candidates = torch.combinations(torch.linspace(0, 1, 31, dtype=torch.float64))
     score = _constant_hits(train, candidates).double().mean(0)
     best = candidates[score.argmax()]
-    return tuple(best.tolist()), score.max().item(), _constant_hits(val, best[None]).double().mean().item()
-
-# %% ../../nbs/2_data/09_synthetic.ipynb #9edf12d0
-def ceiling(
-    records:Sequence[Record],
-    timelines:dict[str, Timeline],
-    *,
-    clip_length:float=CLIP_SECONDS,
-)->float: # R1@0.5
-    "What an answer read off the timeline reaches"
-    hits = []
-    for record in records:
-        timeline, asked = timelines[record.vid], set(content_words(record.query))
-        shows = timeline.share[[set(event) == asked for event in timeline.events]].sum(0) >= .5
-        runs = torch.from_numpy(np.flatnonzero(np.diff(np.r_[0, shows, 0])).reshape(-1, 2)*float(clip_length))
-        overlap = span_iou(runs[:,None], torch.tensor(record.windows, dtype=torch.float64))
-        hits.append((overlap.amax(1) >= .5).double().mean().item() if len(runs) else 0.)
-    return float(np.mean(hits))
+    held = _constant_hits(val, best[None]).double().mean().item()
+    return tuple(best.tolist()), score.max().item(), held

@@ -51,9 +51,9 @@ def take_share(
     if not share.samples: own = slice(0, 1)
     words = [*range(n)[own], own.stop % n]
     targets = Targets(t.spans[own], t.saliency[own], t.positive[own], t.negative[own], t.relevant[own], t.has_moments)
-    used, which = (own, None) if batch.which is None else batch.which[own].unique(return_inverse=True)
+    used, which = (own, None) if batch.video_index is None else batch.video_index[own].unique(return_inverse=True)
     return replace(batch, video=batch.video[used], clip_mask=batch.clip_mask[own], tokens=batch.tokens[words], token_mask=batch.token_mask[words],
-                   targets=targets, records=batch.records[own], which=which), share
+                   targets=targets, records=batch.records[own], video_index=which), share
 
 # %% ../../nbs/5_learning/02_parallel.ipynb #7d58997b
 class _Spread(torch.autograd.Function):

@@ -1,10 +1,10 @@
-"What a model can be fed: audio beside video, any number of streams, text in its three forms, labels of every kind, other weights to start from"
-import json
+"Labels against a plain reading of their rules; audio beside video, any number of streams, text in its three forms, other weights to start from"
+import json, math
 from dataclasses import replace
 import numpy as np
 import pytest, torch
 from mrhd_nb.data.annotations import Record, as_json, write_annotations
-from mrhd_nb.data.batches import MomentDataset, iterate
+from mrhd_nb.data.batches import MomentDataset, iterate, label, span_labels
 from mrhd_nb.learning.checkpoints import load_model, save_model
 from mrhd_nb.core.presets import PRESETS, data_config, run_config
 from mrhd_nb.core.config import DataConfig, StreamConfig, override, read_config
@@ -52,6 +52,57 @@ def same(a, b):
     "Two answers, apart by rounding alone, which may turn equal scores around"
     np.testing.assert_allclose(a["pred_saliency_scores"], b["pred_saliency_scores"], atol=2e-3)
     np.testing.assert_allclose(*(sorted(line["pred_relevant_windows"]) for line in (a, b)), atol=2e-3)
+
+
+# Labels
+
+EXAMPLE = DataConfig("example", "charades", (StreamConfig("clip", ("",), 4),), TEXT)
+
+
+def test_spans_stay_inside_and_windows_come_back():
+    draw, g = np.random.default_rng(0), generator(0, "example")
+    for _ in range(500):
+        clips, step = int(draw.integers(1, 80)), float(draw.choice([2, 1, .5, 1/6]))
+        windows = np.sort(draw.uniform(0, 1.3*clips*step, (int(draw.integers(1, 6)), 2)), 1)
+        cw = span_labels(windows.tolist(), clips, replace(EXAMPLE, clip_length=step), g).double().numpy()
+        se = np.stack([cw[:, 0]-cw[:, 1]/2, cw[:, 0]+cw[:, 1]/2], 1)
+        assert (cw >= 0).all() and se.min(initial=0) > -1e-7 and se.max(initial=0) < 1+1e-7
+        kept = [w.clip(max=clips*step) for w in windows if w[0] < clips*step]
+        np.testing.assert_allclose(se*clips*step, kept or np.empty((0, 2)), atol=2e-5)
+
+
+def test_labels_of_windows_are_those_of_a_plain_reading():
+    draw, g = np.random.default_rng(1), generator(0, "example")
+    for _ in range(500):
+        clips, step = int(draw.integers(1, 40)), float(draw.choice([2, 1, .5, 1/6]))
+        windows = np.sort(draw.uniform(0, 1.2*clips*step, (int(draw.integers(1, 4)), 2)), 1).tolist()
+        labels = label(Record(1, "q", 1, "v", windows, dataset="charades"), clips, replace(EXAMPLE, clip_length=step), g)
+        on, touched = set(), set()
+        for start, end in windows:
+            last = max(0, min(int(end//step), clips)-1)
+            on |= set(range(last if start//step > last else int(start//step), last+1))
+            touched |= {i for i in range(clips) if math.floor(start/step) <= i < math.ceil(end/step)}
+        assert set(np.flatnonzero(labels.saliency)) == on and set(np.flatnonzero(labels.relevant)) == touched
+
+
+@pytest.mark.parametrize("windows, clips, duration, step, seconds", [
+    ([(4, 10)], 6, 12, 2., [(4, 10)]),                   # as annotated
+    ([(4, 12)], 5, 12, 2., [(4, 10)]),                   # features one row short
+    ([(4, 12)], 7, 12, 2., [(4, 12)]),                   # features one row long
+    ([(4, 18)], 6, 12, 2., [(4, 12)]),                   # window past the end
+    ([(0, 12)], 6, 12, 2., [(0, 12)]),                   # the whole video
+    ([(2.3, 9.62)], 10, 9.62, 1., [(2.3, 9.62)]),        # duration not whole
+    ([(0, 2)], 1, 2, 2., [(0, 2)]), ([(.2, .9)], 1, .9, 1., [(.2, .9)])]) # one clip
+@pytest.mark.parametrize("scores", [True, False])
+def test_labels_at_the_edges_of_real_data(windows, clips, duration, step, seconds, scores):
+    if scores and step != 2: return                      # three annotators rate clips of 2 s
+    ids = tuple(sorted({i for s, e in windows for i in range(int(s//2), int(e//2))}))
+    rated = (ids, ((1, 2, 3),)*len(ids)) if scores else (None, None)
+    form = "qvhighlights" if scores else "charades"
+    data = replace(EXAMPLE, dataset=form, clip_length=step)
+    labels = label(Record(1, "q", duration, "v", tuple(windows), *rated, dataset=form), clips, data, generator(0, "edge"))
+    assert [tuple(round(v*clips*step, 2) for v in (c-w/2, c+w/2)) for c, w in labels.spans.tolist()] == seconds
+    assert len(labels.saliency) == clips and max(*labels.positive, *labels.negative) < clips
 
 
 # Audio

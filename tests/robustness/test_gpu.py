@@ -84,7 +84,7 @@ def many()->MomentDataset:
 def tensors(batch)->list[torch.Tensor]:
     t = batch.targets
     found = [batch.video, batch.clip_mask, batch.tokens, batch.token_mask, t.saliency, t.positive, t.negative, t.relevant, *t.spans]
-    return found if batch.which is None else [*found, batch.which]
+    return found if batch.video_index is None else [*found, batch.video_index]
 
 
 @pytest.mark.parametrize("resident", [False, True])
