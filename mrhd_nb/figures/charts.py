@@ -244,7 +244,7 @@ def bench_rows(
     names = ["preset", "kind", "phase", "dtype", "batch", "seconds", "units", "floor", "hardware"]
     return rows[names]
 
-# %% ../../nbs/7_figures/03_charts.ipynb #216f805e
+# %% ../../nbs/7_figures/03_charts.ipynb #7984af15
 @mpl.rc_context(STYLE)
 def draw_bench(
     rows:pd.DataFrame, # as `bench_rows` makes them
@@ -267,6 +267,6 @@ def draw_bench(
     ax.set(xlabel="a step of 32, or answers to 100 (units)", xlim=(0, None))
     ax.grid(axis="x")
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(dict(zip(labels, handles)).values(), dict.fromkeys(labels), loc="lower right",
-              title=f"{', '.join(dict.fromkeys(rows.hardware))}, one thread", alignment="left")
+    figure.legend(dict(zip(labels, handles)).values(), dict.fromkeys(labels), ncols=4,
+                  loc="outside lower center", title=f"{', '.join(set(rows.hardware))}, one thread")
     return figure
