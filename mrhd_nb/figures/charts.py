@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from ..core.files import InputError
 from ..data.annotations import Record, read_annotations
-from ..evaluation.metrics import read_lines
+from ..evaluation.submissions import load_lines
 from ..evaluation.statistics import ceilings
 from ..evaluation.leaderboard import HEADLINES, LENGTHS, score_systems, standings
 from ..evaluation.errors import (
@@ -35,8 +35,8 @@ def standings_table(
     annotations:Any,              # file, or lines
 )->pd.DataFrame: # system, metric (as papers call it), value, low, high, queries
     "The headline metrics of every system, and those of people and of chance"
-    scored = score_systems(dataset, systems, annotations)
-    limits = {name: [table] for name, table in ceilings(dataset, annotations).items()}
+    scored = score_systems(systems, annotations, dataset)
+    limits = {name: [table] for name, table in ceilings(annotations, dataset).items()}
     names = {metric: short for short, metric in (HEADLINES[dataset] | (LENGTHS if dataset == "qvhighlights" else {})).items()}
     rows = standings(scored | limits, list(names))
     return rows.assign(metric=rows.metric.map(names))[["system", "metric", "value", "low", "high", "queries"]]
@@ -104,7 +104,7 @@ def errors_table(
     records:Sequence[Record],     # of the annotations
 )->pd.DataFrame: # system, factor, group, measure, value, low, high, queries
     "How the first run of each system scores, by what is asked"
-    scored = {name: tables[0] for name, tables in score_systems(dataset, systems, annotations).items()}
+    scored = {name: tables[0] for name, tables in score_systems(systems, annotations, dataset).items()}
     if not any(m in t for t in scored.values() for m in MEASURES.values()): raise InputError(f"data set '{dataset}': its scores are not divided by what is asked")
     return error_table(scored, query_factors(records))
 
@@ -226,9 +226,9 @@ def _gallery(files:Sequence[Path], record:str)->pd.DataFrame:
     "The gallery of the first system's first run"
     dataset, systems, annotations = _opened(files, record)
     name, (first, *_) = next(iter(systems.items()))
-    table = score_systems(dataset, {name: [first]}, annotations)[name][0]
-    lost = losses(table, ceilings(dataset, annotations, draws=1)["perfect windows, mean human"])
-    return gallery_table(read_annotations(annotations, dataset), read_lines(first, "submission").values, extremes(lost))
+    table = score_systems({name: [first]}, annotations, dataset)[name][0]
+    lost = losses(table, ceilings(annotations, dataset, draws=1)["perfect windows, mean human"])
+    return gallery_table(read_annotations(annotations, dataset), load_lines(first, "submission").values, extremes(lost))
 
 # %% ../../nbs/7_figures/03_charts.ipynb #fb229c54
 def _errors(files:Sequence[Path], record:str)->pd.DataFrame:
@@ -237,7 +237,7 @@ def _errors(files:Sequence[Path], record:str)->pd.DataFrame:
 
 def _disagreement(files:Sequence[Path], record:str)->pd.DataFrame:
     dataset, systems, annotations = _opened(files, record)
-    return disagreement({name: tables[0] for name, tables in score_systems(dataset, systems, annotations).items()})
+    return disagreement({name: tables[0] for name, tables in score_systems(systems, annotations, dataset).items()})
 
 # %% ../../nbs/7_figures/03_charts.ipynb #f56b08cf
 def comparison_command(
