@@ -17,11 +17,12 @@ from .statistics import intervals, side_by_side, summed
 # %% ../../nbs/4_evaluation/08_errors.ipynb #cc1ee2d4
 def agreement(record:Record)->float: # in [0, 1]; NaN without two annotators
     "How alike the annotators scored the relevant clips"
-    said = np.array(record.saliency or (), float)                      # (clips, A)
-    if said.ndim < 2 or said.shape[1] < 2: return np.nan
+    said = np.array(record.saliency or [[]], float)                    # (clips, A)
+    if (A := said.shape[1]) < 2: return np.nan
     apart = np.abs(said[:,:,None]-said[:,None]).mean(0)                # (A, A), 0 on the diagonal
-    return float(1-apart.sum()/(said.shape[1]*(said.shape[1]-1))/4)
+    return float(1-apart.sum()/(A*(A-1))/4)
 
+# %% ../../nbs/4_evaluation/08_errors.ipynb #05b9be7a
 def query_factors(records:Sequence[Record])->pd.DataFrame: # a row per query: qid and five factors
     "What may make a query hard"
     windows = [np.array(r.windows or [(np.nan, np.nan)], float) for r in records]
@@ -39,6 +40,7 @@ GROUPS = {"moment length (s)": ([0, 10, 30, 60, np.inf], ["≤ 10", "10–30", "
           "position in the video": ([0, .2, .4, .6, .8, 1],
                                     ["0–0.2", "0.2–0.4", "0.4–0.6", "0.6–0.8", "0.8–1"])}
 
+# %% ../../nbs/4_evaluation/08_errors.ipynb #fb5653ad
 def grouped(values:pd.Series)->pd.Series: # categorical: the name of each query's group, in order
     "Divide queries by one factor: at its edges (above, up to and including), or into quarters"
     if values.name in GROUPS:
@@ -72,7 +74,7 @@ def error_table(
                     if metric not in table: continue
                     columns[str(len(columns))] = table[metric].where((groups == group).to_numpy())
                     rows.append((system, factor, group, measure))
-        samples[system] = summed(table[["qid", "vid"]].assign(**columns))
+        samples[system] = summed(pd.DataFrame({"qid": table.qid, "vid": table.vid, **columns}))
     found = intervals(side_by_side(samples), resamples=resamples, seed=seed)
     found = found[["value", "low", "high", "queries"]].reset_index(drop=True)
     table = pd.DataFrame(rows, columns=["system", "factor", "group", "measure"]).join(found)
@@ -92,7 +94,7 @@ def disagreement(
             mr, hd = (hit == want for hit, want in zip(hits, wanted))
             parts[name] = 100.*(mr & hd)
             rows.append((system, name, 100*mr.mean()*hd.mean()))
-        samples[system] = summed(table[["qid", "vid"]].assign(**parts))
+        samples[system] = summed(pd.DataFrame({"qid": table.qid, "vid": table.vid, **parts}))
     found = intervals(side_by_side(samples), resamples=resamples, seed=seed).reset_index(drop=True)
     names = pd.DataFrame(rows, columns=["system", "outcome", "independent"])
     return names.join(found)[["system", "outcome", "value", "low", "high", "independent"]]
