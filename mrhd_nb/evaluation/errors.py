@@ -17,106 +17,96 @@ from .statistics import intervals, side_by_side, summed
 # %% ../../nbs/4_evaluation/08_errors.ipynb #cc1ee2d4
 def agreement(record:Record)->float: # in [0, 1]; NaN without two annotators
     "How alike the annotators scored the relevant clips"
-    said = np.array(record.saliency or (), float)
-    if said.ndim < 2 or said.shape[1] < 2: return np.nan
-    apart = np.abs(said[:,:,None]-said[:,None]).mean(0)                 # (A, A), 0 on the diagonal
-    return float(1-apart.sum()/(said.shape[1]*(said.shape[1]-1))/4)
+    said = np.array(record.saliency or [[]], float)                    # (clips, A)
+    if (A := said.shape[1]) < 2: return np.nan
+    apart = np.abs(said[:,:,None]-said[:,None]).mean(0)                # (A, A), 0 on the diagonal
+    return float(1-apart.sum()/(A*(A-1))/4)
 
 # %% ../../nbs/4_evaluation/08_errors.ipynb #05b9be7a
-def query_factors(
-    records:Sequence[Record],
-)->pd.DataFrame: # a row per query: qid, moment length (s), moments, position, words, agreement
+def query_factors(records:Sequence[Record])->pd.DataFrame: # a row per query: qid and five factors
     "What may make a query hard"
-    rows = []
-    for r in records:
-        windows = np.array(r.windows or np.empty((0, 2)), float)
-        middle, length = (windows.mean(1).mean()/r.duration, np.diff(windows).mean()) if len(windows) else (np.nan, np.nan)
-        rows.append({"qid": r.qid, "moment length (s)": length, "moments": len(windows) or np.nan, "position in the video": middle,
-                     "words of the query": len(r.query.split()), "agreement of annotators": agreement(r)})
-    return pd.DataFrame(rows)
+    windows = [np.array(r.windows or [(np.nan, np.nan)], float) for r in records]
+    return pd.DataFrame({
+        "qid": [r.qid for r in records],
+        "moment length (s)": [np.diff(w).mean() for w in windows],
+        "moments": [len(r.windows or ()) or np.nan for r in records],
+        "position in the video": [w.mean(1).mean()/r.duration for w, r in zip(windows, records)],
+        "words of the query": [len(r.query.split()) for r in records],
+        "agreement of annotators": [agreement(r) for r in records]})
 
 # %% ../../nbs/4_evaluation/08_errors.ipynb #d032bc6d
-GROUPS = {"moment length (s)": ([0, 10, 30, 60, np.inf], ["≤ 10", "10–30", "30–60", "> 60"]), "moments": ([0, 1, 2, 3, np.inf], ["1", "2", "3", "≥ 4"]),
-          "position in the video": ([0, .2, .4, .6, .8, 1], ["0–0.2", "0.2–0.4", "0.4–0.6", "0.6–0.8", "0.8–1"])} # factor -> edges (above, up to and including), names
+GROUPS = {"moment length (s)": ([0, 10, 30, 60, np.inf], ["≤ 10", "10–30", "30–60", "> 60"]),
+          "moments": ([0, 1, 2, 3, np.inf], ["1", "2", "3", "≥ 4"]),
+          "position in the video": ([0, .2, .4, .6, .8, 1],
+                                    ["0–0.2", "0.2–0.4", "0.4–0.6", "0.6–0.8", "0.8–1"])}
 
-def grouped(
-    values:pd.Series, # one factor
-)->pd.Series: # categorical: the name of each query's group, in order
-    "Divide queries by one factor; where the field has no edges, into quarters"
+# %% ../../nbs/4_evaluation/08_errors.ipynb #fb5653ad
+def grouped(values:pd.Series)->pd.Series: # categorical: the name of each query's group, in order
+    "Divide queries by one factor: at its edges (above, up to and including), or into quarters"
     if values.name in GROUPS:
         edges, names = GROUPS[values.name]
         return pd.cut(values, edges, labels=names, include_lowest=True)
     edges = np.unique(values.quantile([.25, .5, .75]))
     codes = pd.Series(np.searchsorted(edges, values), values.index).where(values.notna())
     parts = values.groupby(codes).agg(["min", "max"])
-    names = {code: f"{low:.2g}–{high:.2g}" if low < high else f"{low:.2g}" for code, low, high in parts.itertuples()}
-    return pd.Series(pd.Categorical(codes.map(names), list(names.values()), ordered=True), values.index)
+    names = {code: f"{low:.2g}–{high:.2g}" if low < high else f"{low:.2g}"
+             for code, low, high in parts.itertuples()}
+    codes = pd.Categorical(codes.map(names), list(names.values()), ordered=True)
+    return pd.Series(codes, values.index)
 
 # %% ../../nbs/4_evaluation/08_errors.ipynb #cd103074
 MEASURES = {"MR mAP": "MR-full-mAP", "HD mAP": "HL-min-VeryGood-mAP"}
 
 def error_table(
-    scored:Mapping[str, pd.DataFrame], # system -> per-query table
-    factors:pd.DataFrame,              # of `query_factors`
-    measures:Mapping[str, str]=MEASURES, # name -> metric
-    *,
-    resamples:int=10_000,
-    seed:int=0,
-)->pd.DataFrame: # a row per factor, group, system and measure: value, low, high, queries
+    scored:Mapping[str, pd.DataFrame], factors:pd.DataFrame, # per-query tables; `query_factors`
+    *, resamples:int=10_000, seed:int=0,
+)->pd.DataFrame: # system, factor, group, measure, value, low, high, queries
     "How the scores depend on what is asked"
-    rows, columns = [], {}
-    for name in factors.columns[1:]:
-        groups = grouped(factors[name])
-        for group in groups.cat.categories:
-            for measure, metric in measures.items():
-                rows.append({"factor": name, "group": group, "measure": measure})
-                columns[len(rows)-1] = metric, (groups == group).to_numpy()
-    samples = {}
+    samples, rows = {}, []
     for system, table in scored.items():
-        if list(table.qid) != list(factors.qid): raise InputError(f"system '{system}': its queries are not those of the records")
-        parts = {str(i): table[metric].where(inside) for i, (metric, inside) in columns.items() if metric in table}
-        samples[system] = summed(pd.DataFrame({"qid": table.qid, "vid": table.vid, **parts}))
-    found = intervals(side_by_side(samples), resamples=resamples, seed=seed)[["value", "low", "high", "queries"]]
-    where = [(system, rows[int(m)]) for system, s in samples.items() for m in s.metrics]
-    table = pd.DataFrame([{"system": system, **row} for system, row in where]).join(found.reset_index(drop=True))
+        if list(table.qid) != list(factors.qid):
+            raise InputError(f"system '{system}': its queries are not those of the records")
+        columns = {}
+        for factor in factors.columns[1:]:
+            groups = grouped(factors[factor])
+            for group in groups.cat.categories:
+                for measure, metric in MEASURES.items():
+                    if metric not in table: continue
+                    columns[str(len(columns))] = table[metric].where((groups == group).to_numpy())
+                    rows.append((system, factor, group, measure))
+        samples[system] = summed(pd.DataFrame({"qid": table.qid, "vid": table.vid, **columns}))
+    found = intervals(side_by_side(samples), resamples=resamples, seed=seed)
+    found = found[["value", "low", "high", "queries"]].reset_index(drop=True)
+    table = pd.DataFrame(rows, columns=["system", "factor", "group", "measure"]).join(found)
     return table[table.queries > 0].reset_index(drop=True)
 
 # %% ../../nbs/4_evaluation/08_errors.ipynb #ab2e771f
 OUTCOMES = {"both": (1, 1), "MR alone": (1, 0), "HD alone": (0, 1), "neither": (0, 0)}
 
 def disagreement(
-    scored:Mapping[str, pd.DataFrame], # system -> per-query table
-    *,
-    resamples:int=10_000,
-    seed:int=0,
-)->pd.DataFrame: # a row per system and outcome: share (%), low, high, and what independent tasks would give
+    scored:Mapping[str, pd.DataFrame], *, resamples:int=10_000, seed:int=0, # per-query tables
+)->pd.DataFrame: # system, outcome, value (%), low, high, independent (what such tasks would give)
     "How often both tasks, one of them or none finds the answer"
-    samples, chance = {}, []
+    samples, rows = {}, []
     for system, table in scored.items():
-        moment, highlight = table["MR-full-R1@0.5"] > 50, table["HL-min-VeryGood-Hit1"] > 50
-        parts = {name: 100.*((moment == mr) & (highlight == hd)) for name, (mr, hd) in OUTCOMES.items()}
+        hits, parts = (table["MR-full-R1@0.5"] > 50, table["HL-min-VeryGood-Hit1"] > 50), {}
+        for name, wanted in OUTCOMES.items():
+            mr, hd = (hit == want for hit, want in zip(hits, wanted))
+            parts[name] = 100.*(mr & hd)
+            rows.append((system, name, 100*mr.mean()*hd.mean()))
         samples[system] = summed(pd.DataFrame({"qid": table.qid, "vid": table.vid, **parts}))
-        p, q = moment.mean(), highlight.mean()
-        chance += [100*(p if mr else 1-p)*(q if hd else 1-q) for mr, hd in OUTCOMES.values()]
-    found = intervals(side_by_side(samples), resamples=resamples, seed=seed)
-    names = pd.DataFrame([(s, o) for s in samples for o in OUTCOMES], columns=["system", "outcome"])
-    return names.join(found.reset_index(drop=True)[["value", "low", "high"]]).assign(independent=chance)
+    found = intervals(side_by_side(samples), resamples=resamples, seed=seed).reset_index(drop=True)
+    names = pd.DataFrame(rows, columns=["system", "outcome", "independent"])
+    return names.join(found)[["system", "outcome", "value", "low", "high", "independent"]]
 
 # %% ../../nbs/4_evaluation/08_errors.ipynb #6060f332
-def losses(
-    table:pd.DataFrame,   # per-query scores of a system
-    perfect:pd.DataFrame, # of its annotators: "perfect windows, mean human" of `statistics.ceilings`
-    measures:Mapping[str, str]=MEASURES,
-)->pd.Series: # qid -> points
-    "What each query loses against its annotators, mean over the measures"
-    columns = [m for m in measures.values() if m in table]
-    return pd.Series((perfect[columns].to_numpy()-table[columns].to_numpy()).mean(1), table.qid.to_numpy(), name="loss")
+def losses(table:pd.DataFrame, perfect:pd.DataFrame)->pd.Series: # qid -> points
+    "What each query loses against its annotators (of `ceilings`), mean over the tasks"
+    columns = [m for m in MEASURES.values() if m in table]
+    lost = (perfect[columns].to_numpy()-table[columns].to_numpy()).mean(1)
+    return pd.Series(lost, table.qid.to_numpy(), name="loss")
 
-# %% ../../nbs/4_evaluation/08_errors.ipynb #4ec4b662
-def extremes(
-    loss:pd.Series, # of `losses`
-    count:int=3,    # of each
-)->pd.Series: # qid -> loss: the worst, then the best
-    "The queries that lose most and least"
-    order = loss.sort_values(ascending=False, kind="stable")
-    return pd.concat([order[:count], loss.sort_values(kind="stable")[:count]])
+def extremes(loss:pd.Series, count:int=3)->pd.Series: # qid -> loss: the worst, then the best
+    "The queries that lose most and least, some of each"
+    worst = loss.sort_values(ascending=False, kind="stable")[:count]
+    return pd.concat([worst, loss.sort_values(kind="stable")[:count]])

@@ -25,13 +25,13 @@ from .panels import BEFORE, COLOURS, HD, MR, PAGE, STYLE, TRUE, panels
 
 # %% ../../nbs/7_figures/03_charts.ipynb #2de21c9e
 def standings_table(
-    dataset:str,
     systems:dict[str, list[Any]], # name -> submissions, one for each run
     annotations:Any,              # file, or lines
+    dataset:str="qvhighlights",
 )->pd.DataFrame: # system, metric (as papers call it), value, low, high, queries
     "The headline metrics of every system, and those of people and of chance"
-    scored = score_systems(dataset, systems, annotations)
-    limits = {name: [table] for name, table in ceilings(dataset, annotations).items()}
+    scored = score_systems(systems, annotations, dataset)
+    limits = {name: [table] for name, table in ceilings(annotations, dataset).items()}
     shown = HEADLINES[dataset] | (LENGTHS if dataset == "qvhighlights" else {})
     names = {metric: short for short, metric in shown.items()}
     rows = standings(scored | limits, list(names))
@@ -96,13 +96,13 @@ def draw_standings(
 
 # %% ../../nbs/7_figures/03_charts.ipynb #29204556
 def errors_table(
-    dataset:str,
     systems:dict[str, list[Any]], # name -> submissions; the first of each counts
     annotations:Any,
     records:Sequence[Record],     # of the annotations
+    dataset:str="qvhighlights",
 )->pd.DataFrame: # system, factor, group, measure, value, low, high, queries
     "How each system scores, by what is asked"
-    scored = {n: tables[0] for n, tables in score_systems(dataset, systems, annotations).items()}
+    scored = {n: tables[0] for n, tables in score_systems(systems, annotations, dataset).items()}
     if not any(m in t for t in scored.values() for m in MEASURES.values()):
         raise InputError(f"data set '{dataset}': its scores are not divided by what is asked")
     return error_table(scored, query_factors(records))

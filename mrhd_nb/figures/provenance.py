@@ -84,8 +84,8 @@ def _histories(files:Sequence[Path])->dict[str, list[dict]]:
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #72c7f1cf
 def comparison_record(
-    dataset:str,
     systems:dict[str, list[str]], # name -> submissions, one for each run
+    dataset:str="qvhighlights",
 )->tuple[str, list[str]]: # the record of a `Source`, the submissions in its order
     "A comparison as a source holds it"
     names = ",".join(name for name, runs in systems.items() for _ in runs)
@@ -94,7 +94,7 @@ def comparison_record(
 def read_comparison(
     files:Sequence[Path],
     record:str,
-)->tuple[str, dict[str, list[str]], str]: # data set, systems, annotations
+)->tuple[str, dict[str, list[str]], str]: # systems, annotations, data set
     "A comparison from its source"
     dataset, _, listed = record.partition(":")
     names, (annotations, *submissions) = listed.split(","), map(str, files)
@@ -103,12 +103,13 @@ def read_comparison(
         raise InputError(f"record '{record}': {wrong}")
     systems:dict[str, list[str]] = {}
     for name, file in zip(names, submissions): systems.setdefault(name, []).append(file)
-    return dataset, systems, annotations
+    return systems, annotations, dataset
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #bfe71d84
 def _errors(files:Sequence[Path], record:str)->pd.DataFrame:
-    dataset, systems, annotations = read_comparison(files, record)
-    return errors_table(dataset, systems, annotations, read_annotations(annotations, dataset))
+    systems, annotations, dataset = read_comparison(files, record)
+    records = read_annotations(annotations, dataset)
+    return errors_table(systems, annotations, records, dataset)
 
 def _disagreement(files:Sequence[Path], record:str)->pd.DataFrame:
     scored = score_systems(*read_comparison(files, record))

@@ -263,7 +263,7 @@ def score(
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict a data set and evaluate the prediction"
     lines = predict_dataset(model, dataset, config.training.eval_batch_size, device=device, feedback=feedback, us=us)
-    return evaluate(config.data.dataset, lines, [as_json(r) for r in dataset.records]), lines
+    return evaluate(lines, [as_json(r) for r in dataset.records], config.data.dataset), lines
 
 # %% ../../nbs/5_learning/09_training.ipynb #573a0187
 def headline(metrics:dict)->dict[str, float]:

@@ -343,7 +343,7 @@ def bench_evaluator()->dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         submission, annotations = Path(folder)/"submission.jsonl", Path(folder)/"annotations.jsonl"
         write_submission(submission, lines), write_annotations(annotations, records)
-        seconds = time_in_turns({"files": lambda: evaluate("qvhighlights", submission, annotations)}, REPEATS, time.process_time)
+        seconds = time_in_turns({"files": lambda: evaluate(submission, annotations)}, REPEATS, time.process_time)
     return {"queries": QUERIES, "windows": 10, "clips": 75, "repeats": REPEATS, "seconds": spread(seconds["files"])}
 
 # %% ../../nbs/8_programs/05_bench.ipynb #cea27f92

@@ -84,8 +84,8 @@ def evaluate_command(arguments:argparse.Namespace)->None:
     elif arguments.submission and arguments.annotations:
         from mrhd_nb.evaluation.ledger import record_scoring
         from mrhd_nb.evaluation.metrics import evaluate
-        what = arguments.submission, arguments.annotations
-        metrics, table = evaluate(arguments.dataset, *what), per_query(arguments.dataset, *what) if wanted else None
+        what = arguments.submission, arguments.annotations, arguments.dataset
+        metrics, table = evaluate(*what), per_query(*what) if wanted else None
         if (said := record_scoring(arguments.annotations, arguments.submission, metrics)): print(f"mrhd: {said}", file=sys.stderr)
     else: raise InputError("evaluate: needs --submission and --annotations, or RUN")
     if arguments.per_query: write_per_query(arguments.per_query, table)

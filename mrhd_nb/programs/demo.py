@@ -121,7 +121,7 @@ def demo_scores(
 )->dict[str, list[pd.DataFrame]]: # row of the table -> per-query table of each seed
     "What each query scores in each row"
     truth = [as_json(r) for r in split_records(read_config(out/f"{SYSTEMS[0]}-0"/"config.json"), "test")]
-    return {row: [per_query("qvhighlights", path, truth) for path in paths] for row, paths in demo_submissions(out).items()}
+    return {row: [per_query(path, truth) for path in paths] for row, paths in demo_submissions(out).items()}
 
 # %% ../../nbs/8_programs/02_demo.ipynb #438b89d4
 def demo_table(

@@ -196,7 +196,7 @@ def run_scores(
     from mrhd_nb.evaluation.per_query import per_query
     from mrhd_nb.data.splits import open_split
     _, config = load_model(checkpoint)
-    return per_query(config.data.dataset, lines, [as_json(r) for r in open_split(config, split).records])
+    return per_query(lines, [as_json(r) for r in open_split(config, split).records], config.data.dataset)
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #e4654182
 class NotebookError(RuntimeError):

@@ -236,7 +236,7 @@ def video_table(out:str|Path)->pd.DataFrame: # a row per video of each finished 
         what, truth = _identify(folder, named.get(folder.relative_to(out).as_posix(), "")), [as_json(r) for r in split_records(config, "test")]
         what = {k: what[k] for k in ("protocol", "system", "data", "seed", "epochs", "evaluations")} | {"dataset": config.data.dataset}
         for which in _shown(config):
-            parts.append(per_query(config.data.dataset, folder/f"submission_{which}.jsonl", truth).assign(**what, which=which))
+            parts.append(per_query(folder/f"submission_{which}.jsonl", truth, config.data.dataset).assign(**what, which=which))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #997b0866

@@ -1,12 +1,14 @@
 "Intervals and tests on the released predictions: against published half-widths, and against a second, naive way"
-import json, random
+import itertools, json, random
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import pytest
 from mrhd_nb.programs.cli import main
 from mrhd_nb.evaluation.ledger import ledger_table
 from mrhd_nb.evaluation.per_query import averages, per_query
-from mrhd_nb.evaluation.statistics import bootstrap, ceilings, compare, difference, intervals, random_answers, summed
+from mrhd_nb.evaluation.statistics import (
+    bootstrap, ceilings, compare, difference, estimate, intervals, permutation_p, random_answers, summed)
 
 # 95 % half-widths of one model's numbers and of paired differences on val, in points
 HALF = {"MR-full-R1@0.5": (2.4, 2.3), "MR-full-mAP": (1.8, 1.4), "HL-min-VeryGood-mAP": (1.2, 0.7), "HL-min-VeryGood-Hit1": (2.4, None)}
@@ -17,7 +19,7 @@ RUNS = ("taskweave_mr2hd", "taskweave_hd2mr")
 def tables(shared):
     reference = shared/"reference"
     truth = reference/"annotations/qvhighlights/highlight_val_release.jsonl"
-    return {n: per_query("qvhighlights", reference/"submissions"/f"{n}_val.jsonl", truth) for n in ("tr_detr", *RUNS)}
+    return {n: per_query(reference/"submissions"/f"{n}_val.jsonl", truth) for n in ("tr_detr", *RUNS)}
 
 
 @pytest.mark.parametrize("method", ("percentile", "bca"))
@@ -84,7 +86,7 @@ def test_source_videos_as_clusters_change_little(tables):
 
 def test_ceilings_of_real_annotations(shared):
     folder = shared/"reference/annotations"
-    made = {n: averages(t) for n, t in ceilings("qvhighlights", folder/"qvhighlights/highlight_val_release.jsonl", draws=2).items()}
+    made = {n: averages(t) for n, t in ceilings(folder/"qvhighlights/highlight_val_release.jsonl", draws=2).items()}
     people = made["perfect windows, mean human"]
     assert people["MR-short-mAP"] == pytest.approx(79.8, abs=.06) and people["MR-full-R1@0.7"] == 100
     assert people["HL-min-VeryGood-mAP"] == pytest.approx(63.6, abs=.06)
@@ -95,7 +97,7 @@ def test_ceilings_of_real_annotations(shared):
 def test_ten_videos_say_little(shared):
     "TVSum's evaluation set: the mean human's interval reaches below most published systems"
     truth = [json.loads(line) for line in (shared/"reference/annotations/tvsum/tvsum_val.jsonl").open()]
-    human = ceilings("tvsum", truth, draws=1)["perfect windows, mean human"]
+    human = ceilings(truth, "tvsum", draws=1)["perfect windows, mean human"]
     made = intervals(summed(human))
     assert made.clusters["mAP"] == 10 and (made.high-made.low)["mAP"] > .07
 
@@ -113,3 +115,16 @@ def test_scorings_of_the_real_test_split_are_recorded(shared, tmp_path, monkeypa
     assert table.look.tolist() == [1, 2, 1] and [Path(f).stem for f in table.file] == ["a", "b", "again"] and table["MR-full-mAP"].iloc[0] == table["MR-full-mAP"].iloc[2]
     val = ["evaluate", "--submission", f"{shared}/reference/submissions/tr_detr_val.jsonl", "--annotations", f"{annotations}/highlight_val_release.jsonl", "--ledger", str(ledger)]
     assert main(val) == 0 and len(ledger_table(ledger)) == 3 and not list(annotations.glob("*.ledger.jsonl*"))
+
+
+def test_permutation_within_domains_a_second_way():
+    "A mean over two domains: each video's difference counts by the queries of its domain"
+    g = np.random.default_rng(3)
+    table = pd.DataFrame({"qid": range(40), "vid": g.integers(0, 9, 40), "domain": "A", "AP": g.random(40)})
+    table.loc[table.vid > 4, "domain"] = "B"
+    paired = difference(summed(table), summed(table.assign(AP=g.random(40)-.05)))
+    parts = np.concatenate([paired.total[s,0]/paired.count[s,0].sum()/2 for s in paired.strata])
+    tosses = np.array(list(itertools.product((-1, 1), repeat=len(parts))))
+    assert np.isclose(parts.sum(), estimate(paired)[0])
+    assert permutation_p(paired)[0] == np.mean(np.abs(tosses @ parts) >= abs(parts.sum())-1e-12)
+    assert abs(permutation_p(paired, 300)[0]-permutation_p(paired)[0]) < .12 # drawn, where all are too many

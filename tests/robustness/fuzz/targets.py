@@ -62,7 +62,7 @@ def submission(dataset:str):
     truth.write_bytes(lines(RECORDS[dataset]))
     def target(data:bytes):
         path = written(data, "s.jsonl")
-        metrics = reads(path, evaluate, dataset, path, truth)
+        metrics = reads(path, evaluate, path, truth, dataset)
         assert metrics is None or all(0 <= v <= 100 for v in metrics["brief"].values() if v == v), metrics["brief"]
     return target
 
