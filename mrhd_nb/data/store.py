@@ -27,7 +27,7 @@ def item_key(stream:StreamConfig, record:Record)->str:
     return "+".join(feature_files(stream, record))
 
 # %% ../../nbs/2_data/04_store.ipynb #0e4e533e
-def find_features(data:DataConfig)->dict[StreamConfig, dict[str, list[Path]]]: # by key
+def find_features(data:DataConfig)->dict[StreamConfig, dict[str, list[Path]]]: # key -> files
     "The files of each stream that the annotations of a data set need"
     root, found, missing = data_path(data), {}, []
     scored = replace(data.text, name=f"{data.text.name}.val", files=data.val_text)
@@ -42,7 +42,7 @@ def find_features(data:DataConfig)->dict[StreamConfig, dict[str, list[Path]]]: #
                 missing += [f"{p} (for {record.source})" for p in items[key] if not p.is_file()]
     if not found: raise InputError(f"data '{data.name}': nothing to pack: there are no annotations")
     if missing: raise InputError(f"{len(missing)} files are missing: {', '.join(missing)}")
-    if len({s.name for s in found}) < len(found): raise InputError("two streams have the same name")
+    if len({s.name for s in found}) < len(found): raise InputError("field 'streams': equal names")
     return found
 
 # %% ../../nbs/2_data/04_store.ipynb #251085dc
@@ -112,7 +112,7 @@ def pack(
             manifest = Manifest(STORE_SCHEMA, tuple(streams))
             write_json(partial/"manifest.json", asdict(manifest))
             os.replace(partial, out)
-            Path(f"{out}.lock").unlink()
+        Path(f"{out}.lock").unlink(missing_ok=True)
     except Timeout: raise InputError(f"{out}: is being packed by another process") from None
     except OSError as e: raise InputError(f"{out}: cannot be written: {e.strerror}") from None
     return manifest
