@@ -352,7 +352,7 @@ def bench_evaluator()->dict[str, Any]:
 # %% ../../nbs/8_programs/05_bench.ipynb #cea27f92
 def hardware(device:str="cpu")->dict[str, Any]:
     "What the numbers were measured on"
-    return ({} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}) | {"processor": processor(), "processors": os.cpu_count()} | versions()
+    return ({} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}) | {"processor": cpu_name(), "processors": os.cpu_count()} | versions()
 
 # %% ../../nbs/8_programs/05_bench.ipynb #abe77f13
 def loader_lines(loader:dict[str, Any])->list[str]:
