@@ -128,9 +128,9 @@ def test_the_command_under_torchrun(tmp_path):
 def test_a_process_that_fails_says_why_in_one_line():
     "Bad input stays bad input; an error and an exit are named"
     raises = "from mrhd_nb.core.files import InputError; raise {}"
-    assert refusal(launch, exec, 2, raises.format("InputError('data: no such file')")) == "data: no such file"
-    for text, said in ((raises.format("ValueError('odd')"), "ValueError: odd; "), ("import os; os._exit(7)", "process [01] terminated with exit code 7; ")):
-        with pytest.raises(LostProcess, match=f"^{said}the other processes were ended; what was saved is kept") as caught: launch(exec, 2, text)
+    assert refusal(launch, exec, 1, raises.format("InputError('data: no such file')")) == "data: no such file"
+    for text, said in ((raises.format("ValueError('odd')"), "ValueError: odd; "), ("import os; os._exit(7)", "process 0 terminated with exit code 7; ")):
+        with pytest.raises(LostProcess, match=f"^{said}the other processes were ended; what was saved is kept") as caught: launch(exec, 1, text)
         assert "\n" not in str(caught.value)
 
 
