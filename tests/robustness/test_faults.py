@@ -142,7 +142,7 @@ def test_damaged_run_folder(name, whole, tmp_path):
     for file in ("resume.pt", "config.json", "environment.json"): (tmp_path/file).write_bytes((whole/file).read_bytes())
     data = (whole/name).read_bytes()
     (tmp_path/name).write_bytes(data[:len(data)//2])
-    with pytest.raises(InputError, match=f"{name}.*(damaged, or not a state of this run; remove it|not JSON)"): train(CONFIG, tmp_path, progress=False)
+    with pytest.raises(InputError, match=f"{name}.*(damaged, or not a state of this run.*; remove it|not JSON)"): train(CONFIG, tmp_path, progress=False)
     assert (tmp_path/name).read_bytes() == data[:len(data)//2]
 
 
