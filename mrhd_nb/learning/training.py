@@ -11,6 +11,7 @@ __all__ = ['STATE_SCHEMA', 'PARTS', 'PLAIN', 'shuffle_queries', 'State', 'learni
 import hashlib, io, math, os, sys, time, torch
 import numpy as np
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,6 @@ from ..data.annotations import as_json
 from ..data.batches import Batch, MomentDataset, iterate, label_kind
 from ..data.splits import open_split
 from ..model.model import MomentModel
-from ..model.released import _fill
 from ..evaluation.metrics import evaluate
 from ..evaluation.ledger import record_run
 from .parallel import Share, World, join, launch, sum_step
@@ -31,7 +31,8 @@ from .losses import compute_losses
 from .weighting import make_weighting
 from .devices import check_device, compile_model, make_resident, send_ahead
 from .checkpoints import load_model, save_model, weights_path
-from .runs import hold_folder, note_environment, prepare_folder, write_history
+from .runs import (
+    difference, hold_folder, note_environment, prepare_folder, write_history)
 from .answers import predict_dataset, write_submission
 
 # %% ../../nbs/5_learning/09_training.ipynb #b52a53f7
@@ -174,12 +175,17 @@ def pin_init(config:RunConfig)->RunConfig:
 def start_from(state:State, config:RunConfig)->None:
     "Take the weights of the checkpoint that `training.init` names, if they fit"
     (path, digest), expected = _init(config), config.training.init_sha256
-    if digest != expected: raise InputError(f"{path}: has changed; its SHA-256 was {expected}")
+    if digest != expected:
+        raise InputError(f"{path}: is not the file that this run starts from: its SHA-256 is not {expected}")
     model, other = load_model(path)
-    theirs, ours = ([(s.dim, s.audio) for s in c.data.streams] for c in (other, config))
+    streams = [", ".join(f"{s.name} ({s.dim})" for s in c.data.streams) for c in (other, config)]
+    sizes = [{n: t.shape for n, t in m.state_dict().items()} for m in (model, state.model)]
+    models = [{"model": asdict(c.model) | {"quirks": None}} for c in (other, config)]
     where = f"{path}: field 'training.init'"
-    if theirs != ours: raise InputError(f"{where}: reads streams {theirs}, this run has {ours}")
-    for part in {state.model, state.average}: _fill(part, model.state_dict(), where)
+    if [s.dim for s in other.data.streams] != [s.dim for s in config.data.streams]:
+        raise InputError(f"{where}: its streams are {streams[0]}, those of this run {streams[1]}")
+    if sizes[0] != sizes[1]: raise InputError(f"{where}: its weights do not fit: {difference(*models)}")
+    for part in {state.model, state.average}: part.load_state_dict(model.state_dict())
 
 # %% ../../nbs/5_learning/09_training.ipynb #845d764d
 class Run:

@@ -101,8 +101,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(whole, tmp_path):
     tuned = pin_init(override(CONFIG, {"training.init": str(whole), "seed": 9}))
     assert tuned == pin_init(override(CONFIG, {"training.init": str(whole), "seed": 9, "training.init_sha256": tuned.training.init_sha256}))
     heard = replace(CONFIG.data, streams=(CONFIG.data.streams[0], StreamConfig("pann", (), 8, audio=True)))
-    for changes, said in (({"model.width": 32}, "other shape: "), ({"model.decoupled": False, "model.highlight_head": "sum"}, "unknown: encoder."),
-                          ({"data": heard}, "this run has [(64, False), (8, True)]"), ({"training.init_sha256": "0"*64}, "has changed"),
+    for changes, said in (({"model.width": 32}, "model.width is 16 there and 32 here"), ({"model.decoupled": False, "model.highlight_head": "sum"}, "model.decoupled is True there and False here"),
+                          ({"data": heard}, "those of this run clip (64), pann (8)"), ({"training.init_sha256": "0"*64}, "is not the file that this run starts from"),
                           ({"training.init": str(tmp_path/"x")}, "neither a run folder")):
         other = override(tuned, changes)
         assert said in refusal(start_from, State(other), other), changes

@@ -23,7 +23,7 @@ def content(folder:Path)->dict[str, bytes]:
 
 
 def in_process(folder:Path, **environment)->dict[str, bytes]:
-    code = f"from mrhd_nb.core.config import run_config; from mrhd_nb.learning.training import train; train(run_config('taskweave_both', 'synthetic', overrides={SMALL}), {str(folder)!r}, progress=False)"
+    code = f"from mrhd_nb.core.presets import run_config; from mrhd_nb.learning.training import train; train(run_config('taskweave_both', 'synthetic', overrides={SMALL}), {str(folder)!r}, progress=False)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | environment)
     return content(folder)
 

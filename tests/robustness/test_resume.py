@@ -22,7 +22,7 @@ def test_killed_at_moments_drawn_by_the_clock(tmp_path):
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
     "The second says who holds the folder; a finished run can be read by anyone"
-    code = f"from mrhd_nb.core.config import run_config; from mrhd_nb.learning.training import train; train(run_config('tr_detr', 'synthetic', overrides={SMALL | {'training.epochs': 99}}), {str(tmp_path)!r})"
+    code = f"from mrhd_nb.core.presets import run_config; from mrhd_nb.learning.training import train; train(run_config('tr_detr', 'synthetic', overrides={SMALL | {'training.epochs': 99}}), {str(tmp_path)!r})"
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic()+120
