@@ -175,16 +175,17 @@ def pin_init(config:RunConfig)->RunConfig:
 def start_from(state:State, config:RunConfig)->None:
     "Take the weights of the checkpoint that `training.init` names, if they fit"
     (path, digest), expected = _init(config), config.training.init_sha256
-    if digest != expected:
-        raise InputError(f"{path}: is not the file that this run starts from: its SHA-256 is not {expected}")
-    model, other = load_model(path)
-    streams = [", ".join(f"{s.name} ({s.dim})" for s in c.data.streams) for c in (other, config)]
-    sizes = [{n: t.shape for n, t in m.state_dict().items()} for m in (model, state.model)]
-    models = [{"model": asdict(c.model) | {"quirks": None}} for c in (other, config)]
-    where = f"{path}: field 'training.init'"
-    if [s.dim for s in other.data.streams] != [s.dim for s in config.data.streams]:
-        raise InputError(f"{where}: its streams are {streams[0]}, those of this run {streams[1]}")
-    if sizes[0] != sizes[1]: raise InputError(f"{where}: its weights do not fit: {difference(*models)}")
+    if digest != expected: raise InputError(f"{path}: is not the file that this run starts from: "
+                                            f"its SHA-256 is not {expected}")
+    (model, other), where = load_model(path), f"{path}: field 'training.init'"
+    streams = [c.data.streams for c in (other, config)]
+    if len({tuple((s.dim, s.audio) for s in each) for each in streams}) > 1:
+        theirs, ours = (", ".join(f"{s.name} ({s.dim})" for s in each) for each in streams)
+        raise InputError(f"{where}: its streams are {theirs}, those of this run {ours}")
+    shapes = lambda model: {name: t.shape for name, t in model.state_dict().items()}
+    if shapes(model) != shapes(state.model):
+        theirs, ours = ({"model": asdict(c.model) | {"quirks": None}} for c in (other, config))
+        raise InputError(f"{where}: its weights do not fit: {difference(theirs, ours)}")
     for part in {state.model, state.average}: part.load_state_dict(model.state_dict())
 
 # %% ../../nbs/5_learning/09_training.ipynb #845d764d

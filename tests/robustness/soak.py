@@ -145,7 +145,7 @@ def first_step(state, batch, *more, **options):
         os._exit(0)
     return terms
 import json, os
-NEEDLESS = ("pandas", "scipy", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.elastic", "ray")
+NEEDLESS = ("pandas", "scipy", "matplotlib", "torch.distributed.elastic", "papermill")
 training.train_step, config = first_step, read_config(sys.argv[2])
 training.train(config, sys.argv[3], progress=False)
 """
