@@ -18,7 +18,7 @@ from ..core.config import DataConfig, Quirks
 from ..core.spans import nms as suppress, to_se
 from ..data.batches import Batch, MomentDataset, by_length, iterate
 from ..model.model import Prediction
-from .parallel import Processes
+from .parallel import World
 from .devices import send_ahead
 
 # %% ../../nbs/5_learning/08_answers.ipynb #8fb1bd57
@@ -108,17 +108,17 @@ def predict_dataset(
     device:str|torch.device="cpu", # where the model is
     feedback:bool|None=None, # let the tasks talk; None: as the model's `feedback_on` says
     nms:float|None=None,
-    us:Processes=Processes(), # each predicts a part of the batches, and all get all lines
+    world:World=World(), # each rank predicts a part of the batches, and all get all lines
 )->list[dict[str, Any]]: # lines of a submission, in the order of the records
     "Predict every record of a data set"
     training, lines, quirks = model.training, [], model.config.quirks
     order = list(range(len(dataset))) if quirks.sees_padding else by_length(dataset.records)
     model.eval()
     try:
-        batches = iterate(dataset, batch_size, order=order, part=us.part(math.ceil(len(dataset)/batch_size)))
+        batches = iterate(dataset, batch_size, order=order, part=world.part(math.ceil(len(dataset)/batch_size)))
         for sent, batch in send_ahead(((b, b) for b in batches), device):
             prediction = model(sent, feedback=feedback, negatives=False, moments=has_moments(dataset.data))
             lines += postprocess(prediction, batch, data=dataset.data, quirks=quirks, nms=nms)
     finally: model.train(training)
-    found = dict(zip(order, us.gather(lines), strict=True))
+    found = dict(zip(order, world.gather(lines), strict=True))
     return [found[i] for i in range(len(dataset))]

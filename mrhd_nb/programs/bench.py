@@ -29,9 +29,9 @@ from ..data.store import PackedStore, pack
 from ..data.batches import Batch, MomentDataset, Targets, iterate
 from ..evaluation.metrics import evaluate
 from ..learning.devices import check_device, compile_model, make_resident, send_ahead
-from ..learning.runs import processor, versions
+from ..learning.runs import cpu_name, versions
 from ..learning.answers import write_submission
-from ..learning.training import State, new_state, train_step
+from ..learning.training import State, train_step
 from .costs import done_flops, needed_flops
 
 # %% ../../nbs/8_programs/05_bench.ipynb #47c7aa1f
@@ -189,7 +189,7 @@ def make_task(
     model = state.model
     def answer()->None:
         with torch.no_grad(): model(batch, feedback=job.feedback, negatives=False)
-    def train()->None: train_step(model, state.weighting, state.optimizer, batch, job.config.training, feedback=job.feedback)
+    def train()->None: train_step(state, batch, job.config.training, feedback=job.feedback)
     def task()->None:
         model.precision = job.dtype
         model.train(job.kind == "train")
@@ -246,7 +246,7 @@ CALLS = 10 # of a task between two looks at a GPU
 
 def prepare_state(config:RunConfig, compiled:bool, device:str)->State:
     "Fresh weights on a device"
-    state = new_state(config, device)
+    state = State(config, device)
     if compiled: compile_model(state.model, device)
     return state
 
@@ -349,7 +349,7 @@ def bench_evaluator()->dict[str, Any]:
 # %% ../../nbs/8_programs/05_bench.ipynb #cea27f92
 def hardware(device:str="cpu")->dict[str, Any]:
     "What the numbers were measured on"
-    return ({} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}) | {"processor": processor(), "processors": os.cpu_count()} | versions()
+    return ({} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}) | {"processor": cpu_name(), "processors": os.cpu_count()} | versions()
 
 # %% ../../nbs/8_programs/05_bench.ipynb #abe77f13
 def loader_lines(loader:dict[str, Any])->list[str]:

@@ -14,7 +14,7 @@ from mrhd_nb.inference.predictor import Predictor
 from mrhd_nb.learning.answers import predict_dataset
 from mrhd_nb.model.model import MomentModel
 from mrhd_nb.data.splits import open_split
-from mrhd_nb.learning.training import new_state, train, train_step
+from mrhd_nb.learning.training import State, train, train_step
 
 TINY = {"model.width": 16, "model.heads": 4, "model.ffn": 32, "model.moment_queries": 5, "training.batch_size": 4, "training.epochs": 2, "training.select_on": "none"}
 TEXT = StreamConfig("clip_text", ("text/qid{qid}.npz",), 6, "last_hidden_state")
@@ -42,8 +42,8 @@ def dataset(data, lengths, tokens=None, **options):
 
 def one_step(config, samples):
     "The terms of a training step, feedback on, and the gradient of the first layer over the video's channels"
-    state, batch = new_state(config), next(iterate(samples, len(samples)))
-    terms = train_step(state.model, state.weighting, state.optimizer, batch, config.training, feedback=True)
+    state, batch = State(config), next(iterate(samples, len(samples)))
+    terms = train_step(state, batch, config.training, feedback=True)
     assert all(np.isfinite(v) for v in terms.values())
     return state.model, state.model.video_projection.stages[0].linear.weight.grad.abs().sum(0)
 

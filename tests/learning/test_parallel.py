@@ -9,7 +9,8 @@ from mrhd_nb.programs.cli import main
 from mrhd_nb.model.released import read_tensors
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.programs.notebooks import check_run
-from mrhd_nb.learning.parallel import LostProcess
+from mrhd_nb.core.testing import refusal
+from mrhd_nb.learning.parallel import LostProcess, launch
 from mrhd_nb.learning.runs import hold_folder, read_history
 from mrhd_nb.learning.training import train
 
@@ -103,7 +104,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path):
         os.kill(killed[-1].pid, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(LostProcess, match="^process [01] of 2 was killed by SIGKILL; the others were ended; what was saved is kept: run it again to go on$"):
+    with pytest.raises(LostProcess, match="^process [01] terminated with signal SIGKILL; the other processes were ended; what was saved is kept: run it again to go on$"):
         train(run, out, progress=False, processes=2)
     assert not any(child.is_alive() for child in killed) and not (out/"done.json").exists()
     with hold_folder(out): pass
@@ -122,3 +123,37 @@ def test_the_command_under_torchrun(tmp_path):
     together(2, command)
     check_run(tmp_path/"run")
     assert (tmp_path/"said").read_text().count("run folder") == 1 and not list((tmp_path/"run").glob("*.ipynb"))
+
+
+def test_a_process_that_fails_says_why_in_one_line():
+    "Bad input stays bad input; an error and an exit are named"
+    raises = "from mrhd_nb.core.files import InputError; raise {}"
+    assert refusal(launch, exec, 1, raises.format("InputError('data: no such file')")) == "data: no such file"
+    for text, said in ((raises.format("ValueError('odd')"), "ValueError: odd; "), ("import os; os._exit(7)", "process 0 terminated with exit code 7; ")):
+        with pytest.raises(LostProcess, match=f"^{said}the other processes were ended; what was saved is kept") as caught: launch(exec, 1, text)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_cause_is_told_by_the_one_that_failed(tmp_path):
+    "Rank 1 refuses its input while rank 0 waits for it, and finds its connection closed"
+    code = """
+from mrhd_nb.core.files import InputError
+from mrhd_nb.learning.parallel import join
+with join("cpu") as (world, _):
+    world.wait()
+    if not world.first: raise InputError("a.jsonl:7: field 'vid': missing")
+    world.wait()
+"""
+    assert refusal(launch, exec, 2, code) == "a.jsonl:7: field 'vid': missing"
+
+
+def test_an_interrupt_ends_all(tmp_path):
+    "The processes are gone when the interrupt has been answered, and signals go where they went before"
+    code, handler = f"open({str(tmp_path/'here')!r}, 'w').close(); import time; time.sleep(60)", signal.getsignal(signal.SIGINT)
+    def interrupt():
+        while not (tmp_path/"here").exists(): time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt): launch(exec, 2, code)
+    for child in multiprocessing.active_children(): child.join(10)
+    assert not multiprocessing.active_children() and signal.getsignal(signal.SIGINT) == handler

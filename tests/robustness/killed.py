@@ -26,8 +26,9 @@ def marked(kind, function):
     return run
 
 
-for kind, names in {"epoch": ["train_epoch"], "evaluation": ["score"], "checkpoint": ["save_state", "save_model", "write_submission"]}.items():
+for kind, names in {"epoch": ["train_step"], "evaluation": ["score"], "checkpoint": ["save_model", "write_history", "write_submission"]}.items():
     for name in names: setattr(training, name, marked(kind, getattr(training, name)))
+training.State.save = marked("checkpoint", training.State.save)
 
 
 def start(folder)->int:
@@ -84,7 +85,7 @@ def main(folder:Path, moments:int=20, seed:int|None=None):
     seed = time.time_ns() if seed is None else seed
     draw = random.Random(seed)
     print("seed", seed, flush=True)
-    with tempfile.TemporaryDirectory() as warm: training.open_run(CONFIG, Path(warm)) # what is imported and made here is there in every child
+    with tempfile.TemporaryDirectory() as warm: training.Run(CONFIG, Path(warm)) # what is imported and made here is there in every child
     seconds = finish(folder/"whole")
     wanted, kinds, runs = content(folder/"whole"), [], 0
     print(f"a whole run takes {seconds:.2f} s", flush=True)

@@ -15,7 +15,7 @@ from mrhd_nb.programs.notebooks import Job, NotebookError, run_jobs, run_noteboo
 from mrhd_nb.data.features import load_array
 from mrhd_nb.data.splits import open_split
 from mrhd_nb.data.synthetic import make, write
-from mrhd_nb.learning.training import load_state, new_state, train
+from mrhd_nb.learning.training import State, train
 
 SMALL = {"data.train_queries": 16, "data.val_queries": 8, "data.test_queries": 4, "model.width": 16, "model.ffn": 16, "model.moment_queries": 4,
          "training.epochs": 2, "training.batch_size": 8, "training.eval_every": 1, "training.save_every": 2}
@@ -25,7 +25,7 @@ CONFIG = run_config("taskweave_mr2hd", "synthetic", overrides=SMALL)
 def valid(folder:Path):
     "Nothing in the folder is half a file, and it does not claim to be finished"
     assert not (folder/"done.json").exists() and not list(folder.glob(".*.tmp"))
-    if (folder/"resume.pt").exists(): load_state(new_state(CONFIG), folder/"resume.pt")
+    if (folder/"resume.pt").exists(): State(CONFIG).load(folder/"resume.pt")
     for path in folder.glob("*.safetensors"): load_model(path)
 
 
@@ -43,7 +43,7 @@ def same(folder:Path, whole:Path)->bool:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-@pytest.mark.parametrize("name", ["resume.pt", "best.safetensors", "submission_last.jsonl", "metrics.json", "done.json"])
+@pytest.mark.parametrize("name", ["resume.pt", "best.safetensors", "history.jsonl", "submission_last.jsonl", "metrics.json", "done.json"])
 def test_full_disk(name, whole, tmp_path, monkeypatch):
     "The kernel answers a write to /dev/full as it answers one to a full disk; here the temporary file leads there, from the first evaluation on"
     score, temporary = training.score, tmp_path/f".{name}.{os.getpid()}.tmp"
@@ -57,17 +57,6 @@ def test_full_disk(name, whole, tmp_path, monkeypatch):
     monkeypatch.undo()
     train(CONFIG, tmp_path, progress=False)
     assert same(tmp_path, whole)
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_full_disk_under_the_history(whole, tmp_path, monkeypatch):
-    def fill(path, row): Path("/dev/full").write_text("x"*10_000)
-    monkeypatch.setattr(training, "append_history", fill)
-    with pytest.raises(OSError, match="No space left on device"): train(CONFIG, tmp_path, progress=False)
-    (tmp_path/"history.jsonl").write_text('{"epoch": 1, "te') # what such a write leaves
-    monkeypatch.undo()
-    train(CONFIG, tmp_path, progress=False)
-    assert same(tmp_path, whole) and len((tmp_path/"history.jsonl").read_text().splitlines()) == 2
 
 
 def test_read_only_folder(capsys):
@@ -127,11 +116,11 @@ def test_feature_file_that_changes_during_the_run(files, tmp_path, monkeypatch):
     config, out = of_files(files), tmp_path/"run"
     path = clip_file(config, "train", 0)
     monkeypatch.setattr(batches, "CACHE_BYTES", 0) # as with data larger than the memory kept for them
-    grow = training.append_history
-    def touch(file, row):
-        grow(file, row)
+    keep = training.keep
+    def touch(*arguments):
         os.utime(path, (1, 1))
-    monkeypatch.setattr(training, "append_history", touch)
+        return keep(*arguments)
+    monkeypatch.setattr(training, "keep", touch)
     with pytest.raises(InputError, match="has changed while it was in use"): train(config, out, progress=False)
     assert not (out/"done.json").exists()
 
@@ -153,7 +142,7 @@ def test_damaged_run_folder(name, whole, tmp_path):
     for file in ("resume.pt", "config.json", "environment.json"): (tmp_path/file).write_bytes((whole/file).read_bytes())
     data = (whole/name).read_bytes()
     (tmp_path/name).write_bytes(data[:len(data)//2])
-    with pytest.raises(InputError, match=f"{name}.*(damaged, or not a state of this run; remove it|not JSON)"): train(CONFIG, tmp_path, progress=False)
+    with pytest.raises(InputError, match=f"{name}.*(damaged, or not a state of this run.*; remove it|not JSON)"): train(CONFIG, tmp_path, progress=False)
     assert (tmp_path/name).read_bytes() == data[:len(data)//2]
 
 
@@ -162,7 +151,7 @@ def test_memory_limit(tmp_path):
     code = f"""
 import resource, torch
 from mrhd_nb.core.presets import run_config
-from mrhd_nb.learning.training import open_run, train
+from mrhd_nb.learning.training import train
 import mrhd_nb.learning.training as training
 config = run_config("tr_detr", "synthetic", overrides={SMALL | {"model.ffn": 100_000, "training.batch_size": 16}})
 run = training.train_step
@@ -225,7 +214,7 @@ class Payload:
     def __reduce__(self): return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("reader", [read_released, load_array, read_golden, lambda p: load_state(new_state(CONFIG), p)], ids=["weights", "features", "golden", "state"])
+@pytest.mark.parametrize("reader", [read_released, load_array, read_golden, lambda p: State(CONFIG).load(p)], ids=["weights", "features", "golden", "state"])
 def test_no_reader_runs_code_from_a_file(reader, tmp_path):
     ran = tmp_path/"ran"
     pickle.loads(pickle.dumps(Payload(ran)))
