@@ -45,8 +45,9 @@ def label_cross_entropy(
     background:float,  # weight of the background class
 )->Tensor: # scalar
     "Weighted cross-entropy, plain mean over queries (TaskWeave, from Moment-DETR)"
-    weight, label = logits.new_tensor([1., background]), (~foreground).long()
-    return F.cross_entropy(logits.flatten(0, 1), label.flatten(), weight, reduction="none").mean()
+    label = (~foreground).flatten().long()                             # (B N,) 0 is the foreground
+    entropy = F.cross_entropy(logits.flatten(0, 1), label, reduction="none")
+    return torch.where(label == 0, entropy, background*entropy).mean()
 
 # %% ../../nbs/5_learning/03_losses.ipynb #0f37ae39
 def label_focal(
@@ -108,8 +109,7 @@ def negative_loss(
 def video_alignment_loss(
     clip_pool:Tensor,  # (B, D) mean clip of each sample
     token_pool:Tensor, # (B, D) mean token of each sample
-    *,
-    temperature:float,
+    *, temperature:float,
 )->Tensor: # scalar
     "Symmetric InfoNCE of mean clips and mean tokens (TR-DETR, global regulator; VTC)"
     score = F.normalize(token_pool, dim=-1)@F.normalize(clip_pool, dim=-1).mT/temperature # S (B, B)
@@ -161,12 +161,12 @@ class LossTerms:
 
     def asdict(self)->dict[str, float]: # the k-th layer that is not final as `name_k`
         "All terms and both sums as numbers"
-        named:dict[str, float] = {}
-        for name, term in vars(self).items():
+        named, sums = {}, {"moments": self.moments, "saliency": self.saliency}
+        for name, term in (vars(self) | sums).items():
             if not isinstance(term, Tensor): continue
-            *others, final = term.reshape(-1).tolist()
+            *others, final = term.detach().reshape(-1)
             named |= {name: final} | {f"{name}_{k}": v for k, v in enumerate(others)}
-        return named | {"moments": self.moments.item(), "saliency": self.saliency.item()}
+        return dict(zip(named, torch.stack([*named.values()]).tolist())) # a GPU is asked once
 
 # %% ../../nbs/5_learning/03_losses.ipynb #84decb0f
 def moment_losses(
@@ -223,9 +223,8 @@ def alignment_losses(
 # %% ../../nbs/5_learning/03_losses.ipynb #55a5907a
 def weigh_share(
     terms:LossTerms,    # of a share alone
-    share:Share,
+    share:Share, quirks:Quirks,
     moment_queries:int, # N; no more windows of a sample are matched
-    quirks:Quirks,
 )->LossTerms: # whose sum over the processes is that of the whole batch
     "What a share adds to the terms of its batch"
     samples = share.part([1]*len(share.clips))
@@ -253,4 +252,4 @@ def compute_losses(
                       has_moments=targets.has_moments)
     if share is None: return terms
     moment_queries = prediction.spans.shape[2] if targets.has_moments else 0
-    return weigh_share(terms, share, moment_queries, quirks)
+    return weigh_share(terms, share, quirks, moment_queries)
