@@ -81,24 +81,15 @@ class Predictor:
     def predict(
         self,
         features:Rows|Sequence[Rows], # files or arrays, one row per clip, as in `read_streams`
-        query_features:Rows,          # file or array, one row per token, or one pooled vector
+        query_features:Rows|None=None, # one row per token, or one pooled vector; None: of `query`
         *,
-        query:str="",                 # the words, to be repeated in the answer
+        query:str="",                 # the sentence, which is repeated in the answer
         duration:float|None=None,     # seconds; None: the end of the last clip
         nms:float|None=None,          # drop windows that overlap a better one by more
     )->dict[str, Any]: # query, duration, clip_length, windows, saliency, highlight
         "The windows of a query as [start, end, score], best first, and the scores of each clip"
-        options = {"duration": duration, "nms": nms}
-        return self.predict_many(features, [query_features], queries=[query], **options)[0]
-
-    def predict_words(
-        self,
-        features:Rows|Sequence[Rows], # as in `predict`
-        query:str,                    # a sentence, such as "a girl carries a lamp in the garden"
-        **options:Any,                # `duration` and `nms`, as in `predict`
-    )->dict[str, Any]: # as `predict`
-        "The same for a sentence, where `word_rows` can make its features"
-        return self.predict(features, word_rows(query, self.data), query=query, **options)
+        tokens = word_rows(query, self.data) if query_features is None else query_features
+        return self.predict_many(features, [tokens], queries=[query], duration=duration, nms=nms)[0]
 
     @torch.no_grad()
     def predict_many(

@@ -24,13 +24,14 @@ from ..learning.matching import match
 from ..learning.losses import LossTerms, compute_losses
 from ..learning.weighting import make_weighting
 
-# %% ../../nbs/8_programs/06_parity.ipynb #775282d3
+# %% ../../nbs/8_programs/06_parity.ipynb #c682a3e8
 COEFFICIENTS = { # field of our `LossConfig`: key of the released configuration
     "cost_span": "set_cost_span", "cost_giou": "set_cost_giou", "cost_class": "set_cost_class",
     "span": "span_loss_coef", "giou": "giou_loss_coef", "label": "label_loss_coef",
     "saliency": "lw_saliency", "background": "eos_coef", "margin": "saliency_margin",
     "video_alignment": "VTC_loss_coef", "clip_alignment": "CTC_loss_coef"}
 
+# %% ../../nbs/8_programs/06_parity.ipynb #775282d3
 @dataclass(frozen=True, eq=False)
 class Golden:
     "What one golden file holds"
@@ -118,13 +119,14 @@ class Replica:
                              "src_txt_ed": p.taps.tokens, "src_txt_cls_ed": p.taps.token_pool}
         return {f"out/{k}": v for k, v in named.items()}
 
-# %% ../../nbs/8_programs/06_parity.ipynb #cccf91da
+# %% ../../nbs/8_programs/06_parity.ipynb #b1e22953
 LOSSES = { # our name of a term: its golden key
     "span": "loss_span", "giou": "loss_giou", "label": "loss_label", "class_error": "class_error",
     "saliency": "loss_saliency", "margin": "loss_saliency_part_margin",
     "rank": "loss_saliency_part_rank_contrastive", "negative": "loss_saliency_part_neg_pair",
     "video_alignment": "VTC", "clip_alignment": "CTC"}
 
+# %% ../../nbs/8_programs/06_parity.ipynb #cccf91da
 def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers, or a set of names
     "Losses, matches and gradients of the batch, before any step"
     p, terms, total = replica.loss()
@@ -171,6 +173,7 @@ PARTS = { # beginning of a key: part; other keys are not compared
     "grad": "gradients", "grad_none": "gradients", "grad_norm_total": "gradients",
     "traj": "trajectory"}
 
+# %% ../../nbs/8_programs/06_parity.ipynb #459da93a
 @np.errstate(invalid="ignore")
 def number_error(golden:Golden, key:str, ours:dict[str, Any])->float: # of `replicate`
     "How far one entry of a golden file is from ours, in the measure of its part"
@@ -208,6 +211,7 @@ def check_golden(path:Path)->tuple[str, bool]: # what to say of the file; does i
     said = "  ".join(f"{part} {shown.get(part, '-'):<7}" for part in LIMITS)
     return f"{said}  {'FAIL '+', '.join(broken) if broken else 'pass'}", not broken
 
+# %% ../../nbs/8_programs/06_parity.ipynb #b2c056d0
 def parity(folder:str|Path)->Iterator[tuple[str, bool]]: # lines, and whether each is good news
     "One line per file with the largest error of each part; the last counts files and failures"
     paths, failed = sorted(Path(folder).glob("*.npz")), 0

@@ -71,15 +71,15 @@ def test_what_does_not_fit_is_one_line(predictor, rows, words, video, query, opt
 
 
 def test_sentences_where_they_need_no_text_encoder(predictor, rows, tmp_path):
-    line = refusal(predictor.predict_words, rows, "a girl carries a lamp")
+    line = refusal(predictor.predict, rows, query="a girl carries a lamp")
     assert "trained on example" in line and "'words'" in line
     config, scene = run_config("taskweave_mr2hd", "synthetic", overrides={"model.width": 16, "model.ffn": 16}), rng(0, "scene").standard_normal((30, 64), np.float32)
     speaker = saved(tmp_path, config)
-    answer = speaker.predict_words(scene, "a girl carries a lamp in the garden")
+    answer = speaker.predict(scene, query="a girl carries a lamp in the garden")
     assert answer == speaker.predict(scene, token_rows(answer["query"]), query=answer["query"]) and len(answer["windows"]) == 10
-    assert refusal(speaker.predict_words, scene, " ") == "query: empty"
+    assert refusal(speaker.predict, scene, query=" ") == refusal(speaker.predict, scene) == "query: empty"
     speaker = saved(tmp_path, override(config, {"data.name": "mine", "data.text.files": []}))
-    assert speaker.predict_words(scene, "a lamp") == speaker.predict(scene, word_vectors("a lamp", 64), query="a lamp")
+    assert speaker.predict(scene, query="a lamp") == speaker.predict(scene, word_vectors("a lamp", 64), query="a lamp")
 
 
 def test_a_data_set_without_moments_gives_highlights_alone(tmp_path, rows, words):
