@@ -7,6 +7,7 @@ __all__ = ['match_costs', 'match']
 
 # %% ../../nbs/5_learning/01_matching.ipynb #9e30757c
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from ..core.config import LossConfig
 from ..core.spans import span_giou, to_se
@@ -14,26 +15,16 @@ from ..data.batches import Targets
 
 # %% ../../nbs/5_learning/01_matching.ipynb #c43f82e9
 def match_costs(
-    logits:Tensor,    # (..., N, 2), foreground first
-    spans_cw:Tensor,  # (..., N, 2)
-    targets_cw:Tensor, # (M, 2)
+    logits:Tensor,     # (..., N, 2), foreground first
+    spans_cw:Tensor,   # (..., N, 2)
+    windows_cw:Tensor, # (M, 2)
     losses:LossConfig,
 )->Tensor: # (..., N, M)
-    "What it costs to let a query answer for a window"
-    apart = (spans_cw[...,None,:]-targets_cw).abs().sum(-1)            # (..., N, M)
-    giou = span_giou(to_se(spans_cw)[...,None,:], to_se(targets_cw))
-    return losses.cost_span*apart - losses.cost_giou*giou - losses.cost_class*logits.softmax(-1)[...,:1]
-
-# %% ../../nbs/5_learning/01_matching.ipynb #4eb8e10c
-def _assign(
-    cost:Tensor, # (N, M) of one sample, on the CPU
-    sample:int,
-)->tuple[Tensor, Tensor]: # queries and their windows, ascending by query
-    "The cheapest one-to-one assignment of one sample"
-    from scipy.optimize import linear_sum_assignment # here, since most who import this module never match
-    if not cost.isfinite().all():
-        raise ValueError(f"matching: sample {sample} of the batch has logits or spans that are not finite numbers")
-    return tuple(torch.as_tensor(i, dtype=torch.long) for i in linear_sum_assignment(cost.numpy()))
+    "What it costs to let a query answer for a window (Moment-DETR, set prediction)"
+    distance = (spans_cw[...,None,:]-windows_cw).abs().sum(-1)         # (..., N, M)
+    giou = span_giou(to_se(spans_cw)[...,None,:], to_se(windows_cw))   # (..., N, M)
+    p = logits.softmax(-1)[...,:1]                                     # (..., N, 1)
+    return losses.cost_span*distance - losses.cost_giou*giou - losses.cost_class*p
 
 # %% ../../nbs/5_learning/01_matching.ipynb #a7a78c83
 @torch.no_grad()
@@ -42,13 +33,17 @@ def match(
     spans_cw:Tensor,  # (B, N, 2)
     targets:Targets,
     losses:LossConfig,
-)->list[tuple[Tensor, Tensor]]: # per sample: queries (n,) ascending, and the window of each (n,)
+)->tuple[Tensor, Tensor, Tensor]: # sample, query and window of each pair, (n,) each
     "One query for each window, at the least total cost (Moment-DETR, set prediction)"
-    counts = [len(s) if targets.has_moments else 0 for s in targets.spans]
-    nobody = torch.zeros(0, dtype=torch.long, device=logits.device)
-    if not any(counts): return [(nobody, nobody)]*len(logits)
-    windows = torch.cat([s for s, n in zip(targets.spans, counts) if n])
-    cost = match_costs(logits.float(), spans_cw.float(), windows, losses).cpu().split(counts, dim=-1)
-    pairs = [_assign(c[b], b) for b, c in enumerate(cost)]
-    both = torch.cat([torch.stack(pair) for pair in pairs], 1).to(logits.device) # one transfer
-    return [tuple(pair) for pair in both.split([len(q) for q, _ in pairs], 1)]
+    windows = torch.cat(targets.spans)                                 # (M, 2) of the whole batch
+    cost = match_costs(logits.float(), spans_cw.float(), windows, losses).cpu() # (B, N, M)
+    pairs, first = [torch.zeros(3, 0, dtype=torch.long)], 0
+    for sample, count in enumerate(map(len, targets.spans)):
+        own = cost[sample,:,first:first+count]                         # (N, n)
+        if not own.isfinite().all():
+            raise ValueError(f"matching: sample {sample} of the batch has logits or spans "
+                             "that are not finite numbers")
+        query, window = map(torch.from_numpy, linear_sum_assignment(own.numpy()))
+        pairs.append(torch.stack((torch.full_like(query, sample), query, window)))
+        first += count
+    return torch.cat(pairs, 1).to(logits.device).unbind()

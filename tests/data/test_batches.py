@@ -241,7 +241,7 @@ def test_words_tell_the_domains_of_youtube_highlights_apart(tmp_path, monkeypatc
     assert results["last"]["metrics"]["domains"].keys() == {"dog", "surfing"} and results["last"]["metrics"]["brief"]["mAP"] > 0.8 # about 0.55 by chance
     predictor = Predictor(tmp_path/"run"/"last.safetensors")
     files = [tmp_path/"youtube"/"video_features"/f"dogval0_{part}.npy" for part in ("rgb", "opt")]
-    dog, surfing = (np.array(predictor.predict_words(files, word)["saliency"]) for word in ("dog", "surfing"))
+    dog, surfing = (np.array(predictor.predict(files, query=word)["saliency"]) for word in ("dog", "surfing"))
     assert np.corrcoef(dog, surfing)[0, 1] < 0                         # the other word, the other clips
 
 

@@ -1,37 +1,88 @@
-"Post-processing against the released implementation's own output"
-import json
-import pytest, torch
-from mrhd_nb.data.annotations import Record
-from mrhd_nb.data.batches import Batch
-from mrhd_nb.core.config import DataConfig, Quirks, StreamConfig
-from mrhd_nb.learning.answers import postprocess
-from mrhd_nb.model.model import Prediction
+"One video: features from files and arrays, any length, one line for what does not fit"
+from dataclasses import replace
+import numpy as np
+import pytest
+from mrhd_nb.core.config import DataConfig, StreamConfig, override
+from mrhd_nb.core.files import generator, rng
+from mrhd_nb.core.presets import preset, run_config
+from mrhd_nb.core.testing import refusal
+from mrhd_nb.data.features import word_vectors
+from mrhd_nb.data.synthetic import token_rows
+from mrhd_nb.inference.predictor import Predictor
+from mrhd_nb.learning.checkpoints import save_model
+from mrhd_nb.model.model import MomentModel
 
-DATA = DataConfig("golden", "qvhighlights", (StreamConfig("clip", (), 1),), StreamConfig("words", (), 1))
-
-
-@pytest.fixture(scope="module")
-def golden(shared): return json.loads((shared/"golden/postprocess.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def answer(golden):
-    "The stored outputs as a prediction, and a batch of the stored lengths"
-    saliency, lengths = torch.tensor(golden["saliency_scores"]), torch.tensor(golden["valid_lengths"])
-    mask = torch.arange(saliency.shape[1]) < lengths[:, None]
-    records = tuple(Record(m["qid"], m["query"], m["duration"], m["vid"]) for m in golden["meta"])
-    empty = torch.zeros(len(records), 1, 1)
-    batch = Batch(empty, mask, empty, empty[..., 0].bool(), None, records, DATA.clip_length)
-    return Prediction(torch.tensor(golden["pred_logits"])[None], torch.tensor(golden["pred_spans"])[None], saliency, mask), batch
+SMALL = {"model.width": 16, "model.heads": 2, "model.ffn": 16, "model.video_dim": 26, "model.text_dim": 16}
+DATA = DataConfig("example", "qvhighlights", (StreamConfig("clip", (), 24),), StreamConfig("words", ("qid{qid}.npz",), 16, "last_hidden_state"))
 
 
-@pytest.mark.parametrize("nms", [None, "0.5", "0.7"])
-def test_released_postprocessing_is_reproduced(golden, answer, nms):
-    expected = golden["expected"] if nms is None else golden["expected_after_nms"][nms]
-    assert postprocess(*answer, data=DATA, quirks=Quirks(duration_scale=True), nms=None if nms is None else float(nms)) == expected
+@pytest.fixture
+def predictor(tmp_path)->Predictor: return saved(tmp_path, replace(override(preset("taskweave_mr2hd"), SMALL), data=DATA))
 
 
-def test_corrected_windows_end_with_the_video(answer):
-    prediction, batch = answer
-    for line, record in zip(postprocess(prediction, batch, data=DATA), batch.records):
-        assert all(0 <= s <= e <= record.duration for s, e, _ in line["pred_relevant_windows"])
+@pytest.fixture
+def rows()->np.ndarray: return rng(0, "rows").standard_normal((12, 24), np.float32)
+
+
+@pytest.fixture
+def words()->np.ndarray: return rng(0, "words").standard_normal((4, 16), np.float32)
+
+
+def saved(folder, config)->Predictor:
+    path = folder/"m.safetensors"
+    save_model(path, MomentModel(config, generator(0, "weights")), config)
+    return Predictor(path)
+
+
+def test_files_give_what_arrays_give(predictor, rows, words, tmp_path):
+    np.save(tmp_path/"v.npy", rows), np.save(tmp_path/"q.npy", words)
+    np.savez(tmp_path/"pooled.npz", last_hidden_state=words[0])
+    expected = predictor.predict(rows, words)
+    assert predictor.predict(tmp_path/"v.npy", str(tmp_path/"q.npy")) == expected == predictor.predict([rows], words)
+    assert predictor.predict(rows, tmp_path/"pooled.npz") == predictor.predict(rows, words[:1]) # pooled text is one token
+
+
+def test_a_long_video_is_answered_for_as_a_whole(predictor, words):
+    "Six minutes, where training sees 75 clips at most"
+    answer = predictor.predict(rng(0, "long").standard_normal((180, 24)), words)
+    assert len(answer["saliency"]) == len(answer["highlight"]) == 180 and answer["duration"] == 360
+    assert max(end for _, end, _ in answer["windows"]) <= 360
+
+
+def test_windows_end_with_the_duration_and_are_suppressed_on_request(predictor, rows, words):
+    answer = predictor.predict(rows, words, duration=21.5)
+    assert answer["duration"] == 21.5 and max(end for _, end, _ in answer["windows"]) <= 21.5
+    few = predictor.predict(rows, words, nms=.3)["windows"]
+    assert 0 < len(few) < 10 and all(w in predictor.predict(rows, words)["windows"] for w in few)
+
+
+def test_no_query_and_many_queries(predictor, rows, words):
+    assert predictor.predict_many(rows, []) == []
+    assert [a["query"] for a in predictor.predict_many(rows, [words]*3, queries=["a", "b", "c"])] == ["a", "b", "c"]
+    assert refusal(predictor.predict_many, rows, [words]*7, queries=["one"]) == "queries: 1 given for the features of 7"
+
+
+@pytest.mark.parametrize("video, query, options, said", [
+    (np.ones((5, 7)), None, {}, ("7 channels", "24")), (np.ones((0, 24)), None, {}, ("empty",)), (None, np.ones((3, 5)), {}, ("query", "5 channels")),
+    (None, None, {"duration": -1}, ("duration", "-1")), (None, None, {"duration": float("nan")}, ("duration", "nan")), (np.full((5, 24), np.nan), None, {}, ("not finite",))])
+def test_what_does_not_fit_is_one_line(predictor, rows, words, video, query, options, said):
+    line = refusal(predictor.predict, rows if video is None else video, words if query is None else query, **options)
+    assert all(word in line for word in said), line
+
+
+def test_sentences_where_they_need_no_text_encoder(predictor, rows, tmp_path):
+    line = refusal(predictor.predict, rows, query="a girl carries a lamp")
+    assert "trained on example" in line and "'words'" in line
+    config, scene = run_config("taskweave_mr2hd", "synthetic", overrides={"model.width": 16, "model.ffn": 16}), rng(0, "scene").standard_normal((30, 64), np.float32)
+    speaker = saved(tmp_path, config)
+    answer = speaker.predict(scene, query="a girl carries a lamp in the garden")
+    assert answer == speaker.predict(scene, token_rows(answer["query"]), query=answer["query"]) and len(answer["windows"]) == 10
+    assert refusal(speaker.predict, scene, query=" ") == refusal(speaker.predict, scene) == "query: empty"
+    speaker = saved(tmp_path, override(config, {"data.name": "mine", "data.text.files": []}))
+    assert speaker.predict(scene, query="a lamp") == speaker.predict(scene, word_vectors("a lamp", 64), query="a lamp")
+
+
+def test_a_data_set_without_moments_gives_highlights_alone(tmp_path, rows, words):
+    config = replace(override(preset("tr_detr"), SMALL), data=replace(DATA, dataset="tvsum"))
+    answer = saved(tmp_path, config).predict(rows, words)
+    assert answer["windows"] == [] and len(answer["highlight"]) == 12

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pytest, torch
-from mrhd_nb.programs.parity import LIMITS, Golden, golden_batch, number_error, parity, read_golden, replicate
+from mrhd_nb.programs.parity import LIMITS, Golden, number_error, parity, read_golden, replicate
 from mrhd_nb.model.released import export_released, load_released, load_released_weighting
 from mrhd_nb.core.presets import preset
 from mrhd_nb.model.model import MomentModel
@@ -113,7 +113,7 @@ def test_released_weights_in_and_out(found, name):
     state = golden.tensors("param/")
     model = load_released(state, direction=golden.meta["feedback"] or "mr2hd", heads=golden.meta["cfg"]["nheads"])
     assert replace(model.config, dropout=0., input_dropout=0.) == golden.config and not model.training
-    with torch.no_grad(): prediction = model(golden_batch(golden), negatives=False)
+    with torch.no_grad(): prediction = model(golden.batch, negatives=False)
     for ours, key in ((prediction.final_logits, "pred_logits"), (prediction.final_spans, "pred_spans"), (prediction.saliency, "saliency_scores")):
         np.testing.assert_allclose(ours, golden.numbers[f"out/{key}"], atol=1e-5, rtol=0)
     back = export_released(model, load_released_weighting(state))
