@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'KEYS', 'BASELINES', 'RELEASED', 'UNIT_GFLOP', 'standings_table', 'draw_standings', 'errors_table',
-           'draw_errors', 'draw_disagreement', 'protocol_rows', 'draw_protocols', 'bench_rows', 'draw_bench']
+           'draw_errors', 'draw_disagreement', 'protocol_rows', 'system_name', 'draw_protocols', 'bench_rows',
+           'draw_bench']
 
-# %% ../../nbs/7_figures/03_charts.ipynb #1263e826
+# %% ../../nbs/7_figures/03_charts.ipynb #c646a825
 import textwrap
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from collections.abc import Sequence
 from typing import Any
 from matplotlib.axes import Axes
@@ -21,9 +23,9 @@ from ..evaluation.errors import MEASURES, OUTCOMES, error_table, query_factors
 from ..evaluation.leaderboard import HEADLINES, LENGTHS, score_systems, standings
 from ..evaluation.statistics import ceilings
 from .inside import NAMES
-from .panels import BEFORE, COLOURS, HD, MR, PAGE, STYLE, TRUE, panels
+from .panels import BEFORE, COLOURS, HD, MR, STYLE, TRUE, panels
 
-# %% ../../nbs/7_figures/03_charts.ipynb #2de21c9e
+# %% ../../nbs/7_figures/03_charts.ipynb #0b20014b
 def standings_table(
     systems:dict[str, list[Any]], # name -> submissions, one for each run
     annotations:Any,              # file, or lines
@@ -94,7 +96,7 @@ def draw_standings(
                   title=title, title_fontsize=7.5)
     return figure
 
-# %% ../../nbs/7_figures/03_charts.ipynb #29204556
+# %% ../../nbs/7_figures/03_charts.ipynb #3c40e0d3
 def errors_table(
     systems:dict[str, list[Any]], # name -> submissions; the first of each counts
     annotations:Any,
@@ -107,31 +109,28 @@ def errors_table(
         raise InputError(f"data set '{dataset}': its scores are not divided by what is asked")
     return error_table(scored, query_factors(records))
 
-# %% ../../nbs/7_figures/03_charts.ipynb #bf972a89
+# %% ../../nbs/7_figures/03_charts.ipynb #15a1cdab
 @mpl.rc_context(STYLE)
 def draw_errors(
     table:pd.DataFrame, # as `errors_table` makes it
 )->Figure:
     "A row per task, a column per property of the query, a line per system with the intervals"
-    systems, factors, measures = (list(table[c].unique()) for c in ("system", "factor", "measure"))
+    factors, measures = list(table.factor.unique()), list(table.measure.unique())
     figure, axes = panels([1.45]*len(measures), columns=len(factors))
     for (measure, factor), part in table.groupby(["measure", "factor"], sort=False):
         ax = axes[measures.index(measure), factors.index(factor)]
-        groups = list(part.group.unique())
-        for k, (system, colour) in enumerate(zip(systems, COLOURS*len(systems))):
-            line = part[part.system == system].set_index("group").reindex(groups)
-            at = np.arange(len(groups))+0.3*((k+0.5)/len(systems)-0.5)
-            ax.vlines(at, line.low, line.high, color=colour, linewidth=0.9, alpha=0.6)
-            ax.plot(at, line.value, "o-", color=colour, markersize=2.5, linewidth=1, label=system)
-        ax.set(xticks=range(len(groups)), ylim=(0, max(table[table.measure == measure].high)*1.03))
-        ax.set_xticklabels(groups, rotation=90, fontsize=6.5)
+        for (system, line), colour in zip(part.groupby("system", sort=False), COLOURS):
+            spread = [(line.value-line.low).clip(0), (line.high-line.value).clip(0)]
+            ax.errorbar(line.group, line.value, spread, color=colour, marker="o", markersize=2.5,
+                        linewidth=1, elinewidth=0.9, label=system)
+        ax.set_ylim(0, max(table[table.measure == measure].high)*1.03)
+        ax.tick_params(axis="x", rotation=90, labelsize=6.5)
         ax.grid(axis="y")
         if factor != factors[0]: ax.set_yticklabels([])
     for ax, measure in zip(axes[:,0], measures): ax.set_ylabel(f"{measure} (%)")
     for ax, factor in zip(axes[-1], factors): ax.set_xlabel(textwrap.fill(factor, 16))
-    figure.align_xlabels(axes[-1])
     handles = axes[0,0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=min(4, len(systems)))
+    figure.legend(*handles, loc="outside lower center", ncols=4)
     return figure
 
 # %% ../../nbs/7_figures/03_charts.ipynb #6fac8c88
@@ -171,41 +170,36 @@ def protocol_rows(
     flat = flat.fillna(dict.fromkeys(KEYS, ""))
     return flat.melt([*KEYS, "domains"], var_name="domain").dropna(ignore_index=True)
 
-# %% ../../nbs/7_figures/03_charts.ipynb #3a376f79
+# %% ../../nbs/7_figures/03_charts.ipynb #d00e0ecc
 BASELINES = {"random": (BEFORE, ":"), "ridge": (BEFORE, "--"), "ridge, all domains": (BEFORE, "-."),
              "mean human": (TRUE, "-"), "mean of the other humans": (TRUE, "--")}
 
-def _system_name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
+def system_name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
     "A system as a legend calls it"
-    name, on, data = system.partition(" on ")
-    base = data.removesuffix("_audio")
+    name, _, data = system.partition(" on ")
     names = NAMES | {"taskweave_mr2hd": "TaskWeave"} # without windows there is no feedback
-    elsewhere = "" if base in ("", "tvsum", "youtube") else on+base
-    return names.get(name, name)+elsewhere+(" with audio" if base != data else "")
+    return names.get(name, name)+" with audio"*data.endswith("_audio")
 
 def _draw_protocol(ax:Axes, part:pd.DataFrame, columns:list[str], colours:dict[str, str])->None:
-    "Each baseline as a line and each system and epoch as a mark, across the columns"
-    groups = list(part.groupby(["system", "epoch"], sort=False))
-    systems, at = [g for g in groups if g[0][1]], np.arange(len(columns))
+    "Baselines as lines, each system and epoch as marks, across the columns"
+    groups, at = list(part.groupby(["system", "epoch"], sort=False)), np.arange(len(columns))
+    shifts = iter(np.linspace(-0.25, 0.25, sum(bool(epoch) for (_, epoch), _ in groups)))
     for (system, epoch), rows in groups:
         found = rows.set_index("domain").value
+        values = found.reindex(columns)
         if not epoch:
             colour, style = BASELINES.get(system, ("black", "-"))
-            ax.hlines(found.reindex(columns), at-0.42, at+0.42, color=colour, linestyle=style,
-                      label=system, linewidth=0.9)
+            ax.hlines(values, at-0.42, at+0.42, colour, style, linewidth=0.9, label=system)
             continue
-        i = [key for key, _ in systems].index((system, epoch))
-        places = at+0.6*((i+0.5)/len(systems)-0.5)
+        shift, colour = next(shifts), colours[system]
         whole = "" if "mean" in found else f" ({rows.domains.iloc[0]} domains)"
-        flatters = "picked on the reported split" in epoch
-        shape = "s" if "picked on val" in epoch else "D" if "validation part" in epoch else "o"
-        ax.plot(places, found.reindex(columns), linestyle="", color=colours[system], marker=shape,
-                markersize=4, markerfacecolor="white" if flatters else colours[system],
-                label=f"{_system_name(system)}, {epoch}{whole}")
-        if "low" not in found: continue
-        ax.vlines(places[-1], found["low"], found["high"], color=colours[system], linewidth=0.8)
+        face = "white" if "picked on the reported split" in epoch else colour
+        ax.plot(at+shift, values, "o", color=colour, markersize=4, markerfacecolor=face,
+                label=f"{system_name(system)}, {epoch}{whole}")
+        ends = found.get("low", np.nan), found.get("high", np.nan)
+        ax.vlines(at[-1]+shift, *ends, colour, linewidth=0.8)
 
-# %% ../../nbs/7_figures/03_charts.ipynb #c71857bd
+# %% ../../nbs/7_figures/03_charts.ipynb #a5e55dec
 @mpl.rc_context(STYLE)
 def draw_protocols(
     rows:pd.DataFrame, # as `protocol_rows` makes them
@@ -215,15 +209,14 @@ def draw_protocols(
     columns = [d for d in dict.fromkeys(rows.domain) if d not in ("mean", "low", "high")]+["mean"]
     systems = dict.fromkeys(rows[rows.epoch != ""].system)
     colours = dict(zip(systems, (COLOURS[0], COLOURS[1], *COLOURS[3:])))
-    sets = dict(list(rows.groupby("reported", sort=False)))
-    entries = [len(part[KEYS].drop_duplicates()) for part in sets.values()]
-    figure, axes = panels([1.6+.09*n for n in entries], width=PAGE)      # the legend is below each
-    for (reported, part), ax in zip(sets.items(), axes[:,0]):
+    sets = list(rows.groupby("reported", sort=False))
+    entries = [len(part[KEYS].drop_duplicates()) for _, part in sets]
+    figure, axes = panels([1.6+.09*n for n in entries])                # the legend is below each
+    for (reported, part), ax in zip(sets, axes[:,0]):
         _draw_protocol(ax, part, columns, colours)
-        ax.axvline(len(columns)-1.5, color="0.6", linewidth=0.6)
-        ax.set(title=reported, ylabel=score, xlim=(-0.6, len(columns)-0.4))
         over = ", ".join(dict.fromkeys(part.domains[part.domain == "mean"])) # such as 5 of 10
         ax.set_xticks(range(len(columns)), [*columns[:-1], f"mean\n{over}".strip()])
+        ax.set(title=reported, ylabel=score)
         ax.tick_params(axis="x", length=0, labelbottom=True)
         ax.grid(axis="y")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
@@ -244,29 +237,27 @@ def bench_rows(
     names = ["preset", "kind", "phase", "dtype", "batch", "seconds", "units", "floor", "hardware"]
     return rows[names]
 
-# %% ../../nbs/7_figures/03_charts.ipynb #7984af15
+# %% ../../nbs/7_figures/03_charts.ipynb #968805fe
 @mpl.rc_context(STYLE)
 def draw_bench(
     rows:pd.DataFrame, # as `bench_rows` makes them
 )->Figure:
     "A bar per precision for each kind of work, the time of the needed products, the released code"
-    groups = list(rows.groupby(["kind", "preset", "phase"], sort=False))[::-1]
-    figure, ((ax,),) = panels([0.5+0.28*len(groups)])
-    names = []
-    for at, ((kind, name, phase), part) in enumerate(groups):
-        for dtype, shift, colour in (("float32", .2, MR), ("bfloat16", -.2, HD)):
-            units = part[part.dtype == dtype].units.mean()
-            ax.barh(at+shift, units, 0.36, color=colour, label=dtype)
-        ax.vlines(part.floor.mean(), at-.4, at+.4, color="k", linewidth=1, label="needed products")
-        ax.plot(RELEASED.get((name, kind, phase), np.nan), at, "o", color=BEFORE, linestyle="",
-                markerfacecolor="white", markersize=5, label="released code, float32")
-        work = "training" if kind == "train" else "inference"
-        when = "" if phase == "always" else f", {phase} feedback"
-        names.append(f"{NAMES.get(name, name)}, {work}{when}")
-    ax.set_yticks(range(len(groups)), names)
-    ax.set(xlabel="a step of 32, or answers to 100 (units)", xlim=(0, None))
+    work = rows.kind.map({"train": "training", "inference": "inference"})
+    when = rows.phase.map(lambda phase: "" if phase == "always" else f", {phase} feedback")
+    rows = rows.assign(work=rows.preset.replace(NAMES)+", "+work+when)
+    keys = zip(rows.preset, rows.kind, rows.phase)
+    rows["released"] = [RELEASED.get(key, np.nan) for key in keys]
+    figure, ((ax,),) = panels([0.6+0.28*rows.work.nunique()])
+    sns.barplot(rows, x="units", y="work", hue="dtype", palette=(MR, HD), errorbar=None, ax=ax)
+    marks = {"x": "floor", "s": 60, "marker": "|", "color": "k", "label": "needed products"}, {
+        "x": "released", "s": 18, "facecolor": "w", "edgecolor": BEFORE, "label": "released code"}
+    once = rows.drop_duplicates("work")
+    for mark in marks: sns.scatterplot(once, y="work", ax=ax, zorder=3, **mark)
+    ax.set(xlabel="a step of 32, or answers to 100 (units)", ylabel="")
     ax.grid(axis="x")
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(dict(zip(labels, handles)).values(), dict.fromkeys(labels), ncols=4,
-                  loc="outside lower center", title=f"{', '.join(set(rows.hardware))}, one thread")
+    handles = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+    figure.legend(*handles, loc="outside lower center", ncols=4,
+                  title=f"{', '.join(set(rows.hardware))}, one thread")
     return figure

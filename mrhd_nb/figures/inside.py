@@ -7,11 +7,12 @@ __all__ = ['HEAT', 'MASKS', 'NAMES', 'QUANTITIES', 'token_labels', 'look', 'acti
            'attention_table', 'draw_attention', 'masks_table', 'draw_masks', 'weights_table', 'draw_weights',
            'curves_table', 'draw_curves']
 
-# %% ../../nbs/7_figures/02_inside.ipynb #37b50032
+# %% ../../nbs/7_figures/02_inside.ipynb #dc7eb470
 import re
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from collections.abc import Sequence
 from matplotlib.axes import Axes
@@ -305,7 +306,7 @@ def curves_table(
              for name, value in (r["terms"] | (r["metrics"] or {})).items()]
     return pd.DataFrame(cells, columns=["run", "epoch", "feedback", "quantity", "value"])
 
-# %% ../../nbs/7_figures/02_inside.ipynb #1a4a9031
+# %% ../../nbs/7_figures/02_inside.ipynb #ff7c6e16
 QUANTITIES = {"moments": "moment loss", "saliency": "saliency loss",
               "MR-full-R1@0.5": "R1@0.5 (%)", "mAP": "top-5 mAP"}
 
@@ -313,6 +314,8 @@ QUANTITIES = {"moments": "moment loss", "saliency": "saliency loss",
 def draw_curves(
     table:pd.DataFrame, # as `curves_table` makes it
     quantities:Sequence[str]=(), # one panel each; none: those of QUANTITIES that are not zero
+    *,
+    note:str="",        # above the panels of metrics
 )->Figure:
     "A panel per quantity, a line per run"
     there = set(table[table.value.astype(bool)].quantity)
@@ -321,19 +324,19 @@ def draw_curves(
         if name not in there:
             known = ", ".join(sorted(there))
             raise InputError(f"quantity '{name}': not in the table; one of {known}")
-    runs = list(table.run.unique())
-    columns = max(1, min(4, 84//(6+max(map(len, runs)))))  # of the legend, as many as fit
-    figure, (axes,) = panels([1.7+0.16*-(-len(runs)//columns)], columns=len(quantities))
+    runs = table.run.nunique()
+    figure, (axes,) = panels([1.7+0.08*runs], columns=len(quantities))
     for name, ax in zip(quantities, axes):
         shown = table[table.quantity == name]
-        for i, (run, part) in enumerate(shown.groupby("run", sort=False)):
-            ax.plot(part.epoch, part.value, color=COLOURS[i % len(COLOURS)], label=run,
-                    linestyle=("-", "--", ":")[i//len(COLOURS) % 3],
-                    marker="." if len(part) < 30 else "")
+        sns.lineplot(shown, x="epoch", y="value", hue="run", style="run", ax=ax,
+                     legend=ax is axes[0], palette=sns.color_palette(COLOURS, runs))
+        label = QUANTITIES.get(name, name)
+        ax.set(ylabel=label, title="" if "loss" in label else note)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set(xlabel="epoch", ylabel=QUANTITIES.get(name, name))
         falls = shown.value.max() > 10*shown.value.min() > 0
         if name in ("moments", "saliency") and falls: ax.set_yscale("log")
         ax.grid()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
