@@ -28,8 +28,8 @@ def check_rows(rows:Any, where:str, dim:int|None=None)->np.ndarray: # (n, dim) f
     "The rows in float32, if they are a table of finite numbers of the right width"
     rows = np.asarray(rows)
     if rows.dtype.kind not in "fiu": raise InputError(f"{where}: holds {rows.dtype}, not numbers")
-    if rows.ndim != 2 or not rows.size:
-        raise InputError(f"{where}: has shape {rows.shape}, not (rows, channels)")
+    if rows.ndim != 2: raise InputError(f"{where}: has shape {rows.shape}, not (rows, channels)")
+    if not rows.size: raise InputError(f"{where}: is empty, of shape {rows.shape}")
     if dim not in (None, rows.shape[1]):
         raise InputError(f"{where}: has {rows.shape[1]} channels where {dim} are expected")
     with np.errstate(over="ignore"): rows = rows.astype(np.float32, copy=False)
