@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRAMMAR', 'WIDTH', 'CLIPS', 'CLIP_SECONDS', 'sentence', 'words_of', 'content_words', 'word_vector', 'event_vector',
-           'token_rows', 'draw_windows', 'autocorrelated', 'draw_saliency', 'draw_records', 'draw_distractors',
-           'Timeline', 'draw_timeline', 'render', 'Simulation', 'simulate', 'Benchmark', 'make', 'write',
+           'token_rows', 'random_windows', 'autocorrelated', 'random_saliency', 'random_records', 'random_distractors',
+           'Timeline', 'random_timeline', 'render', 'Simulation', 'simulate_features', 'Benchmark', 'make', 'write',
            'best_constant']
 
 # %% ../../nbs/2_data/09_synthetic.ipynb #4ffb059d
@@ -74,7 +74,7 @@ def token_rows(query:str)->np.ndarray: # (T, 64) float32, T = words + 2
     rows = [word_vector("<begin>"), *map(word_vector, words_of(query)), end]
     return np.stack([row+_position_vector(i) for i, row in enumerate(rows)]).astype(np.float32)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #8ba610f3
+# %% ../../nbs/2_data/09_synthetic.ipynb #c00303f6
 CLIPS, CLIP_SECONDS = 75, 2 # of a whole video
 _COUNTS = np.array((4855, 1230, 466, 266, 140, 261))/7218 # of queries with 1, 2, 3, 4, 5, more
 _LEVELS = (0, .05, .1, .25, .5, .75, .9, .95, 1)
@@ -83,7 +83,7 @@ _LENGTHS = { # in clips, at these levels, by number of windows
     3: (1, 1, 1, 3, 5, 10, 18, 25, 66), 4: (1, 1, 1, 2, 4, 9, 16, 24, 63),
     5: (1, 1, 1, 2, 3, 7, 13, 19, 50), 6: (1, 1, 1, 2, 3, 5.5, 10, 13, 40)}
 
-def draw_windows(
+def random_windows(
     clips:int, # of the video, 20 or more
     generator:np.random.Generator,
 )->np.ndarray: # (n, 2) first clip and the one after the last, in order
@@ -101,7 +101,7 @@ def draw_windows(
     starts = first+np.r_[0, (lengths[:-1]+gaps).cumsum()].astype(int)
     return np.stack([starts, starts+lengths], 1)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #bf0b8f35
+# %% ../../nbs/2_data/09_synthetic.ipynb #3b4e26f4
 def autocorrelated(
     clips:int,
     width:int,
@@ -114,35 +114,35 @@ def autocorrelated(
     steps[1:] *= (1-memory**2)**.5
     return lfilter([1.], [1., -memory], steps, axis=0)
 
-def draw_saliency(clips:int, generator:np.random.Generator)->np.ndarray: # (clips, 3) of 0..4
+def random_saliency(clips:int, generator:np.random.Generator)->np.ndarray: # (clips, 3) of 0..4
     "Grades of three annotators for each clip"
     from scipy.special import ndtri
     quality, bias = autocorrelated(clips, 1, .8, generator), generator.normal(size=3)
     value = .4**.5*quality + .2**.5*bias + .4**.5*autocorrelated(clips, 3, .3, generator)
     return np.searchsorted(ndtri((.033, .106, .291, .597)), value) # cuts of a standard normal
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #a205bc11
-def _draw_record(
+# %% ../../nbs/2_data/09_synthetic.ipynb #f0b1855a
+def _random_record(
     qid:int, vid:str, clips:int, windows:np.ndarray, generator:np.random.Generator)->Record:
     "A query about some windows of a video"
     ids = np.concatenate([np.arange(start, end) for start, end in windows])
-    grades = draw_saliency(clips, generator)[ids]
+    grades = random_saliency(clips, generator)[ids]
     seconds, scores = (windows*CLIP_SECONDS).tolist(), grades.tolist()
     return Record(qid, sentence(generator), clips*CLIP_SECONDS, vid, tuple(map(tuple, seconds)),
                   tuple(ids.tolist()), tuple(map(tuple, scores)), source=f"synthetic:{qid}")
 
-def _draw_layouts(clips:int, generator:np.random.Generator)->list[np.ndarray]: # one or two
+def _random_layouts(clips:int, generator:np.random.Generator)->list[np.ndarray]: # one or two
     "Windows of the queries about one video: a second asks for what the first leaves free"
-    layouts = [draw_windows(clips, generator)]
+    layouts = [random_windows(clips, generator)]
     if generator.random() < .03:
-        other, (first, last) = draw_windows(clips, generator), (layouts[0][0,0], layouts[0][-1,1])
+        other, (first, last) = random_windows(clips, generator), (layouts[0][0,0], layouts[0][-1,1])
         if other[-1,1] <= first or last <= other[0,0]: layouts.append(other)
     return layouts
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #9470ff51
+# %% ../../nbs/2_data/09_synthetic.ipynb #359686de
 _FIRST_QID = {"train": 0, "val": 1, "test": 1_000_001} # every second number from here on
 
-def draw_records(
+def random_records(
     seed:int,
     split:str,   # train, val or test: its videos are its own
     queries:int,
@@ -156,9 +156,9 @@ def draw_records(
         clips = int(generator.integers(20, CLIPS)) if generator.random() < .03 else CLIPS
         start = 60+150*int(generator.integers(6))
         vid = f"{split}{seed}x{video:05d}_{start}.0_{start+150}.0"
-        for windows in _draw_layouts(clips, generator):
+        for windows in _random_layouts(clips, generator):
             qid = 2*len(records)+_FIRST_QID[split]
-            records.append(_draw_record(qid, vid, clips, windows, generator))
+            records.append(_random_record(qid, vid, clips, windows, generator))
         video += 1
     return records[:queries]
 
@@ -180,8 +180,8 @@ def _blend(words:Sequence[str], others:Sequence[str],
     keep = kept & (len(words) > 1)
     return tuple(np.where(keep, words, others).tolist())
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #fc928a7c
-def draw_distractors(
+# %% ../../nbs/2_data/09_synthetic.ipynb #9293a3f5
+def random_distractors(
     words:tuple[str, ...],    # content of the query
     vocabulary:Sequence[str], # for words that the grammar lacks
     generator:np.random.Generator,
@@ -224,8 +224,8 @@ def _cut_segments(free:np.ndarray, generator:np.random.Generator)->list[tuple[in
             at = stop
     return segments
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #ca8bc8c4
-def draw_timeline(
+# %% ../../nbs/2_data/09_synthetic.ipynb #d3e2f125
+def random_timeline(
     records:Sequence[Record],  # those about one video, with windows
     vocabulary:Sequence[str],
     clips:int,                 # Lc
@@ -236,7 +236,7 @@ def draw_timeline(
     events = [content_words(record.query) for record in records]
     share = [_occupancy(record.windows, clips, clip_length, generator) for record in records]
     asked = events[generator.integers(len(events))]
-    families = draw_distractors(asked, vocabulary, generator)
+    families = random_distractors(asked, vocabulary, generator)
     free = 1-np.sum(share, 0).clip(0, 1)
     segments, repeat = _cut_segments(free, generator), None
     if segments and generator.random() < .3: repeat = generator.integers(len(segments))
@@ -272,7 +272,7 @@ def render(
     noise = autocorrelated(clips, WIDTH, .4, generator)/WIDTH**.5
     return (rows*math.exp(.25*generator.normal())+.35*noise).astype(np.float32)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #b71f471d
+# %% ../../nbs/2_data/09_synthetic.ipynb #662ea5f8
 @dataclass(frozen=True)
 class Simulation:
     "Features in memory, and the timelines that they show"
@@ -282,14 +282,14 @@ class Simulation:
 
 def _quality(records:Sequence[Record], clips:int, generator:np.random.Generator)->np.ndarray:
     "The mean grade of each clip as annotated, or drawn: (Lc, 1) in [0, 1]"
-    grades = draw_saliency(clips, generator)
+    grades = random_saliency(clips, generator)
     for record in records:
         for clip, scores in zip(record.clip_ids or (), record.saliency or ()):
             if clip < clips: grades[clip] = scores
     return grades.mean(1, keepdims=True)/4
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #874db711
-def simulate(
+# %% ../../nbs/2_data/09_synthetic.ipynb #b1f0d26d
+def simulate_features(
     records:Sequence[Record], # with windows
     seed:int,
     *,
@@ -306,12 +306,12 @@ def simulate(
     for vid, about in videos.items():
         generator = rng(seed, "simulate", vid)
         clips = math.ceil(max(r.duration for r in about)/clip_length)
-        timelines[vid] = draw_timeline(about, vocabulary, clips, clip_length, generator)
+        timelines[vid] = random_timeline(about, vocabulary, clips, clip_length, generator)
         streams[vid] = [render(timelines[vid], _quality(about, clips, generator), generator)]
     tokens = {record.qid: token_rows(record.query) for record in records}
     return Simulation(streams, tokens, timelines)
 
-# %% ../../nbs/2_data/09_synthetic.ipynb #dd0423c3
+# %% ../../nbs/2_data/09_synthetic.ipynb #f67cc83b
 @dataclass(frozen=True)
 class Benchmark(Simulation):
     "Annotations of the splits with their features"
@@ -327,11 +327,11 @@ def make(
     test:int=0,     # a split that changes nothing of the others
 )->Benchmark:
     "The embedded benchmark of a seed: the same seed gives the same bytes"
-    splits = {"train": draw_records(seed, "train", train)}
+    splits = {"train": random_records(seed, "train", train)}
     for name, count in (("val", val), ("test", test)):
-        splits[name] = draw_records(seed, name, count) if count else []
-    made = simulate(splits["train"]+splits["val"], seed)
-    more = simulate(splits["test"], seed)
+        splits[name] = random_records(seed, name, count) if count else []
+    made = simulate_features(splits["train"]+splits["val"], seed)
+    more = simulate_features(splits["test"], seed)
     return Benchmark(made.streams | more.streams, made.tokens | more.tokens,
                      made.timelines | more.timelines, **splits)
 

@@ -241,7 +241,7 @@ def pack_command(arguments:argparse.Namespace)->None:
 def doctor_command(arguments:argparse.Namespace)->int:
     "Check annotations and features of a data set against each other"
     from dataclasses import asdict, replace
-    from mrhd_nb.data.checks import describe, diagnose, find_data
+    from mrhd_nb.data.checks import diagnose, diagnosis_text, find_data
     data = find_data(arguments.data)
     with tempfile.TemporaryDirectory() as folder:
         if data.name == "synthetic":
@@ -249,7 +249,7 @@ def doctor_command(arguments:argparse.Namespace)->int:
             write(make(data.seed, train=data.train_queries, val=data.val_queries), folder)
             data = replace(data, root=folder, train="highlight_train_release.jsonl", val="highlight_val_release.jsonl")
         found = diagnose(data, features=not arguments.annotations_only, progress=True)
-    print(json.dumps(asdict(found)) if arguments.json else describe(found))
+    print(json.dumps(asdict(found)) if arguments.json else diagnosis_text(found))
     return 1 if found.errors else 0
 
 # %% ../../nbs/8_programs/07_cli.ipynb #3bb66e0d

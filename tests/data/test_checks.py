@@ -9,7 +9,7 @@ from mrhd_nb.programs.cli import main
 from mrhd_nb.core.config import DataConfig, StreamConfig
 from mrhd_nb.core.presets import data_config
 from mrhd_nb.core.files import rng
-from mrhd_nb.data.checks import KINDS, describe, diagnose, find_data
+from mrhd_nb.data.checks import FAULTS, diagnose, diagnosis_text, find_data
 from mrhd_nb.data.features import normalise_rows
 from mrhd_nb.data.store import pack
 from mrhd_nb.data.synthetic import make, write
@@ -114,12 +114,12 @@ def sound(tmp_path_factory):
     return {"qvhighlights": moments(root/"qvhighlights")} | {dataset: clips(root/dataset, dataset) for dataset in ("tvsum", "youtube")}
 
 
-FAULTS = {} # name -> form, and what does the damage and returns what is to be found: (kind, field, place);
+PLANTED = {} # name -> form, and what does the damage and returns what is to be found: (kind, field, place);
 # a place is a line of the training split, ("val", line), a file, or None where it is not looked at
 
 def fault(form="qvhighlights"):
     def keep(damage):
-        FAULTS[damage.__name__] = (form, damage)
+        PLANTED[damage.__name__] = (form, damage)
         return damage
     return keep
 
@@ -458,7 +458,7 @@ def examine(sound, tmp_path_factory):
     "Plants a fault, once; gives what is expected, the report, and the folder"
     @lru_cache(maxsize=None)
     def run(name):
-        form, damage = FAULTS[name]
+        form, damage = PLANTED[name]
         root = tmp_path_factory.mktemp(name)/"data"
         shutil.copytree(sound[form].root, root)
         d = Folder(root, sound[form].data)
@@ -474,18 +474,18 @@ def placed(finding, d):
     return place["line"] if place["file"] == str(d.path("train")) else ("val", place["line"])
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", PLANTED)
 def test_a_fault_is_found_where_it_is_and_nothing_else(name, examine):
     expected, report, d = examine(name)
     found = {(f["kind"], f["field"]): placed(f, d) for f in report["findings"]}
     assert found.keys() == {(kind, field) for kind, field, _ in expected}
     for kind, field, place in expected: assert place in (None, found[kind, field]), (kind, field)
-    errors = sum(KINDS[kind][0] == "error" for kind, *_ in expected)
+    errors = sum(FAULTS[kind][0] == "error" for kind, *_ in expected)
     assert report["errors"] == errors and report["warnings"] == len(expected)-errors
 
 
 def test_every_kind_of_fault_is_planted(examine):
-    assert {kind for name in FAULTS for kind, *_ in examine(name)[0]} == KINDS.keys()
+    assert {kind for name in PLANTED for kind, *_ in examine(name)[0]} == FAULTS.keys()
 
 
 def test_exit_status_and_text(sound, examine, capsys):
@@ -565,7 +565,7 @@ def test_whatever_is_damaged_there_is_a_report(seed, sound, tmp_path):
         if path.suffix == ".npy": np.save(path, table)
         else: np.savez(path, features=table, last_hidden_state=table, token=table)
     diagnosis = diagnose(find_data(str(d.root)))
-    assert diagnosis.errors and describe(diagnosis).encode() and json.dumps(asdict(diagnosis), allow_nan=False)
+    assert diagnosis.errors and diagnosis_text(diagnosis).encode() and json.dumps(asdict(diagnosis), allow_nan=False)
 
 
 def test_bad_usage(tmp_path, capsys, monkeypatch):

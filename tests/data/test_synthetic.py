@@ -8,7 +8,7 @@ from mrhd_nb.data.annotations import as_json, read_annotations
 from mrhd_nb.core.presets import data_config
 from mrhd_nb.core.spans import span_iou
 from mrhd_nb.data.features import FeatureFolder, MemoryFeatures, normalise_rows
-from mrhd_nb.data.synthetic import best_constant, content_words, draw_records, make, simulate, write
+from mrhd_nb.data.synthetic import best_constant, content_words, random_records, make, simulate_features, write
 
 SIZES = ((7, 600, 200), (8, 1200, 300), (9, 300, 150)) # seed, train, val
 
@@ -102,7 +102,7 @@ def test_bytes_and_files(tmp_path):
 
 
 def test_windows_follow_the_real_ones(shared):
-    real, made = (read_annotations(shared/"reference/annotations/qvhighlights/highlight_train_release.jsonl"), draw_records(11, "train", 3000))
+    real, made = (read_annotations(shared/"reference/annotations/qvhighlights/highlight_train_release.jsonl"), random_records(11, "train", 3000))
     def shares(records):
         count = np.minimum([len(r.windows) for r in records], 6)
         length = np.array([e-s for r in records for s, e in r.windows])
@@ -119,7 +119,7 @@ def test_windows_follow_the_real_ones(shared):
     ("charades/charades_sta_val_tvr_format.jsonl", "charades", 1)])
 def test_features_for_real_annotations(shared, name, dataset, clip_length):
     records = read_annotations(shared/"reference/annotations"/name, dataset)[:400]
-    made = simulate(records, 0, clip_length=clip_length)
+    made = simulate_features(records, 0, clip_length=clip_length)
     assert set(made.streams) == {r.vid for r in records} and set(made.tokens) == {r.qid for r in records}
     values = []
     for record in records:
