@@ -115,8 +115,8 @@ def ranking_ap(
     ends = np.c_[ranked[:,1:] != ranked[:,:-1], np.ones((n, 1), bool)] & np.isfinite(ranked)
     precision = np.where(ends[:,None], found/rank, 0)                  # at the last clip of a step
     precision = np.maximum.accumulate(precision[...,::-1], 2)[...,::-1]
-    last = np.pad(np.maximum.accumulate(np.where(ends, rank, 0), 1)[:,:-1], [(0, 0), (1, 0)])
-    before = np.take_along_axis(np.pad(found, [(0, 0), (0, 0), (1, 0)]), last[:,None], 2)
+    before = np.maximum.accumulate(np.where(ends[:,None], found, 0), 2) # found up to the last step
+    before = np.pad(before[...,:-1], [(0, 0), (0, 0), (1, 0)])
     steps = ends[:,None] & (found > before)
     return (precision*steps).sum(2)/steps.sum(2).clip(1)
 
