@@ -46,13 +46,11 @@ def grouped(values:pd.Series)->pd.Series: # categorical: the name of each query'
     if values.name in GROUPS:
         edges, names = GROUPS[values.name]
         return pd.cut(values, edges, labels=names, include_lowest=True)
-    edges = np.unique(values.quantile([.25, .5, .75]))
-    codes = pd.Series(np.searchsorted(edges, values), values.index).where(values.notna())
-    parts = values.groupby(codes).agg(["min", "max"])
-    names = {code: f"{low:.2g}–{high:.2g}" if low < high else f"{low:.2g}"
-             for code, low, high in parts.itertuples()}
-    codes = pd.Categorical(codes.map(names), list(names.values()), ordered=True)
-    return pd.Series(codes, values.index)
+    edges = [-np.inf, *np.unique(values.quantile([.25, .5, .75])), np.inf]
+    quarters = pd.cut(values, edges).cat.remove_unused_categories()
+    ends = values.groupby(quarters, observed=True).agg(["min", "max"]).to_numpy()
+    names = [f"{low:.2g}–{high:.2g}" if low < high else f"{low:.2g}" for low, high in ends]
+    return quarters.cat.rename_categories(names)
 
 # %% ../../nbs/4_evaluation/08_errors.ipynb #cd103074
 MEASURES = {"MR mAP": "MR-full-mAP", "HD mAP": "HL-min-VeryGood-mAP"}

@@ -37,14 +37,13 @@ def detections(
 )->np.ndarray: # (P, n, T) bool, true positives
     "Greedy matching of ranked predictions to true windows, separately for each threshold"
     iou = iou[:,:,None,::-1]                # reversed, so that argmax takes the last of equals
-    n, P, _, G = iou.shape
-    free, hits = np.ones((n, len(thresholds), G), bool), np.zeros((P, n, len(thresholds)), bool)
+    (n, P, _, G), T = iou.shape, len(thresholds)
+    free, hits, rows = np.ones((n, T, G), bool), np.zeros((P, n, T), bool), np.ogrid[:n, :T]
     for p in range(P):
         reached = np.where(free & (iou[:,p] >= thresholds[:,None]), iou[:,p], -1.) # (n, T, G)
-        best = reached.argmax(-1)[...,None]
-        found = np.take_along_axis(reached, best, -1) >= 0
-        hits[p] = found[...,0]
-        np.put_along_axis(free, best, np.take_along_axis(free, best, -1) & ~found, -1)
+        best = (*rows, reached.argmax(-1))
+        hits[p] = reached[best] >= 0
+        free[best] &= ~hits[p]
     return hits
 
 # %% ../../nbs/4_evaluation/02_metrics.ipynb #fa16a309
@@ -116,8 +115,8 @@ def ranking_ap(
     ends = np.c_[ranked[:,1:] != ranked[:,:-1], np.ones((n, 1), bool)] & np.isfinite(ranked)
     precision = np.where(ends[:,None], found/rank, 0)                  # at the last clip of a step
     precision = np.maximum.accumulate(precision[...,::-1], 2)[...,::-1]
-    last = np.pad(np.maximum.accumulate(np.where(ends, rank, 0), 1)[:,:-1], [(0, 0), (1, 0)])
-    before = np.take_along_axis(np.pad(found, [(0, 0), (0, 0), (1, 0)]), last[:,None], 2)
+    before = np.maximum.accumulate(np.where(ends[:,None], found, 0), 2) # found up to the last step
+    before = np.pad(before[...,:-1], [(0, 0), (0, 0), (1, 0)])
     steps = ends[:,None] & (found > before)
     return (precision*steps).sum(2)/steps.sum(2).clip(1)
 
@@ -222,7 +221,7 @@ def score_queries(
 # %% ../../nbs/4_evaluation/02_metrics.ipynb #d378ccee
 def percent(table:pd.DataFrame)->dict[str, float]: # column -> percent, two decimals
     "The mean of each column over the queries that count, as it is printed"
-    return {name: float(f"{100*np.nan_to_num(mean):.2f}") for name, mean in table.mean().items()}
+    return {name: float(f"{100*mean:.2f}") for name, mean in table.mean().fillna(0).items()}
 
 # %% ../../nbs/4_evaluation/02_metrics.ipynb #3b2d5686
 _MOMENTS = ("MR-full-R1@0.5", "MR-full-R1@0.7",

@@ -39,11 +39,10 @@ def _parse(path:str|Path)->tuple[list[Any], list[str]]: # values, places
     "The lines of a file that are not blank"
     values, places = [], []
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.isspace(): continue
-                places.append(f"{path}:{number}")
-                values.append(decode_json(line))
+        for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
+            if not line.strip(): continue
+            places.append(f"{path}:{number}")
+            values.append(decode_json(line))
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
     except UnicodeDecodeError: raise InputError(f"{path}: is not text") from None
     except ValueError as e:
