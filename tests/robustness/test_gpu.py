@@ -1,11 +1,11 @@
-"What a GPU computes: the released numbers, the processor's losses, weights and answers, the same bits twice; all of it is skipped where torch finds none"
+"What a GPU computes: the released numbers, the losses of a CPU, weights and answers, the same bits twice; all of it is skipped where torch finds none"
 import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mrhd_nb.learning import checkpoints
+from mrhd_nb.programs import parity
 from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record
 from mrhd_nb.data.batches import MomentDataset, iterate, planted_batch
@@ -18,6 +18,7 @@ from mrhd_nb.data.features import MemoryFeatures
 from mrhd_nb.learning.answers import predict_dataset
 from mrhd_nb.learning.losses import compute_losses
 from mrhd_nb.learning.training import State, train, train_step
+sys.path.insert(0, str(Path(__file__).parents[1]/"learning"))
 from test_devices import bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
@@ -46,16 +47,16 @@ def same_gradients(one:torch.nn.Module, other:torch.nn.Module)->bool:
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
 def test_released_numbers(path, monkeypatch):
-    "All of them, within ten times what a processor is allowed: products are summed in another order"
-    make, replicate = checkpoints.make_replica, checkpoints.replicate
+    "All of them, within ten times what a CPU is allowed: products are summed in another order"
+    make, replicate = parity.make_replica, parity.replicate
     def there(golden):
         here = make(golden)
         return replace(here, batch=here.batch.to("cuda"), model=here.model.to("cuda"), weighting=here.weighting.to("cuda"))
-    monkeypatch.setattr(checkpoints, "make_replica", there)
-    monkeypatch.setattr(checkpoints, "replicate", lambda golden: {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in replicate(golden).items()})
-    errors, _ = checkpoints.check_golden(path)
+    monkeypatch.setattr(parity, "make_replica", there)
+    monkeypatch.setattr(parity, "replicate", lambda golden: {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in replicate(golden).items()})
+    errors, _ = parity.check_golden(path)
     print(path.stem, {part: f"{e:.1e}" for part, e in errors.items()})
-    assert len(errors) >= 4 and all(e <= 10*checkpoints.LIMITS[part] for part, e in errors.items()), errors
+    assert len(errors) >= 4 and all(e <= 10*parity.LIMITS[part] for part, e in errors.items()), errors
 
 
 @pytest.mark.parametrize("preset", PRESETS)
