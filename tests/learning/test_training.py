@@ -11,10 +11,9 @@ from mrhd_nb.data.annotations import Record
 from mrhd_nb.data.batches import MomentDataset
 from mrhd_nb.data.splits import open_split
 from mrhd_nb.learning import training
-from mrhd_nb.learning.checkpoints import load_model
+from mrhd_nb.learning.checkpoints import load_model, read_tensors
 from mrhd_nb.learning.runs import read_history
 from mrhd_nb.learning.training import Run, State, pin_init, score, start_from, train
-from mrhd_nb.model.released import read_tensors
 
 TINY = {"data.train_queries": 48, "data.val_queries": 24, "data.test_queries": 12, "model.width": 16, "model.ffn": 32, "model.moment_queries": 5,
         "training.epochs": 2, "training.eval_every": 1, "training.batch_size": 16, "training.save_every": 2}

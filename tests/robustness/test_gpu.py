@@ -1,10 +1,11 @@
-"What a GPU computes: the released numbers, the processor's losses, weights and answers, the same bits twice; all of it is skipped where torch finds none"
+"What a GPU computes: the released numbers, the losses of a CPU, weights and answers, the same bits twice; all of it is skipped where torch finds none"
 import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mrhd_nb.programs import parity
 from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record
 from mrhd_nb.data.batches import MomentDataset, iterate, planted_batch
@@ -18,6 +19,7 @@ from mrhd_nb.data.features import MemoryFeatures
 from mrhd_nb.learning.answers import predict_dataset
 from mrhd_nb.learning.losses import compute_losses
 from mrhd_nb.learning.training import State, train, train_step
+sys.path.insert(0, str(Path(__file__).parents[1]/"learning"))
 from test_devices import bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
