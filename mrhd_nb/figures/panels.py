@@ -25,7 +25,7 @@ from ..core.config import DataConfig, Quirks
 from ..data.annotations import Record
 from ..data.batches import Batch
 from ..model.experts import TaskFeatures
-from ..model.model import Prediction, mark_highlights, mark_moments
+from ..model.model import Prediction
 from ..learning.answers import best_first, windows_se
 
 # %% ../../nbs/7_figures/01_panels.ipynb #2f805f6e
@@ -304,8 +304,8 @@ def masks_table(
     rows:dict[str, list] = {n: [] for n in ("moments", "HD→MR", "MR→HD", "saliency")}
     for when, on in (("before", False), ("after", True)):
         p = model(batch, feedback=on, negatives=False)
-        marks = {"HD→MR": mark_highlights(model, p.saliency, batch.clip_mask), "saliency": p.saliency,
-                 "MR→HD": mark_moments(model, p.final_logits, p.final_spans, batch.per_sample(model.video_projection(batch.video)), batch.clip_mask)}
+        marks = {"HD→MR": model.feedback.mark_highlights(p.saliency, batch.clip_mask), "saliency": p.saliency,
+                 "MR→HD": model.feedback.mark_moments(p.final_logits, p.final_spans, batch.per_sample(model.video_projection(batch.video)), batch.clip_mask)}
         rows["moments"].append((when, scored_windows(p, batch, data, model.config.quirks)[i,:count]))
         for name, values in marks.items(): rows[name].append((when, values[i,:clips].cpu()))
     people = annotators(record, clips)

@@ -14,7 +14,7 @@ from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record, write_annotations
 from mrhd_nb.data.batches import planted_batch
 from mrhd_nb.learning.checkpoints import load_model
-from mrhd_nb.model.released import read_tensors
+from mrhd_nb.learning.checkpoints import read_tensors
 from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import InputError, rng, write_json
 from mrhd_nb.core.presets import run_config

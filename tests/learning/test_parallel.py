@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mrhd_nb.programs.cli import main
-from mrhd_nb.model.released import read_tensors
+from mrhd_nb.learning.checkpoints import read_tensors
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.programs.notebooks import check_run
 from mrhd_nb.learning.parallel import LostProcess
