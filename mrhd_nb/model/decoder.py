@@ -50,7 +50,7 @@ class ClipAttention(nn.Module):
         position:Tensor,   # of the queries (B, N, D)
         sine:Tensor,       # modulated code of the references (B, N, D)
         memory:Tensor,     # (B, L, D)
-        clip_place:Tensor, # P (B, L, D)
+        clip_place:Tensor, # P (B or 1, L, D)
         clip_mask:Tensor,  # (B, L)
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, N, D), attention (B, N, L)
@@ -60,7 +60,8 @@ class ClipAttention(nn.Module):
             query, key = query+self.query_position(position), key+place
         rows = query, self.query_sine(sine), key, place, self.value(memory)
         query, sine, key, place, value = (split_heads(x, self.heads) for x in rows)
-        read, weight = attend(torch.cat([query, sine], -1), torch.cat([key, place], -1), value,
+        query, key = torch.cat([query, sine], -1), torch.cat([key, place.expand_as(key)], -1)
+        read, weight = attend(query, key, value,
             mask=clip_mask[:,None,None], dropout=self.dropout*self.training, weights=maps)
         return self.out(merge_heads(read)), weight
 
@@ -86,7 +87,7 @@ class DecoderLayer(nn.Module):
 def modulate(
     code:Tensor,         # sine code of the references (B, N, D)
     reference_cw:Tensor, # (B, N, 2)
-    anchor:Tensor,       # logit of the width that the content suggests (B, N, 1)
+    anchor:Tensor,       # logit of a width (B, N, 1)
 )->Tensor: # (B, N, D)
     "Look widely for a long moment and closely for a short one (DAB-DETR, width modulation)"
     return code*anchor.sigmoid()/reference_cw[...,1:]
@@ -105,7 +106,7 @@ class MomentDecoder(nn.Module):
 
     def forward(self,
         memory:Tensor,     # (B, L, D)
-        clip_place:Tensor, # P (B, L, D)
+        clip_place:Tensor, # P (B or 1, L, D)
         clip_mask:Tensor,  # (B, L)
         maps:bool=False,
     )->tuple[Tensor, Tensor, Tensor|None]: # (K, B, N, D), (K, B, N, 2), (K, B, N, L)

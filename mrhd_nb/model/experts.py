@@ -58,14 +58,13 @@ class IdentityExpert(nn.Module):
 def make_expert(
     kind:str, # cnn, linear, identity or transformer
     *,
-    width:int, heads:int, ffn:int, dropout:float=0.,
     dead:bool=False, # quirk `dead_mr_expert`
+    **sizes,         # width, heads, ffn, dropout
 )->nn.Module: # (x, positions, clip_mask) -> x
     "The expert of one task"
-    if kind == "cnn": return CnnExpert(width=width, dead=dead)
-    if kind == "linear": return LinearExpert(width=width)
-    if kind == "identity": return IdentityExpert()
-    return Encoder(layers=1, width=width, heads=heads, ffn=ffn, dropout=dropout)
+    if kind == "cnn": return CnnExpert(width=sizes["width"], dead=dead)
+    if kind == "linear": return LinearExpert(width=sizes["width"])
+    return IdentityExpert() if kind == "identity" else Encoder(layers=1, **sizes)
 
 # %% ../../nbs/3_model/03_experts.ipynb #ed809450
 @dataclass(frozen=True)
@@ -81,13 +80,8 @@ class PlainEncoder(nn.Module):
         super().__init__()
         self.shared = Encoder(**sizes)
 
-    def forward(self,
-        fused:Tensor,     # X (B, L, D)
-        positions:Tensor, # (B, L, D)
-        clip_mask:Tensor, # (B, L)
-        mr:bool=True, # the features are the same for both tasks,
-        hd:bool=True, # so it does not matter which are wanted
-    )->tuple[TaskFeatures, TaskFeatures]: # of MR, of HD
+    def forward(self, fused:Tensor, positions:Tensor, clip_mask:Tensor, **wanted:bool)->tuple:
+        "As `TaskDecoupledUnit`; the features of both tasks are the same, whichever are wanted"
         both = TaskFeatures(self.shared(fused, positions, clip_mask))
         return both, both
 
@@ -114,7 +108,7 @@ class TaskDecoupledUnit(nn.Module):
 
     def forward(self,
         fused:Tensor,     # X (B, L, D)
-        positions:Tensor, # (B, L, D)
+        positions:Tensor, # P (B or 1, L, D)
         clip_mask:Tensor, # (B, L)
         mr:bool=True, # are the features of MR wanted?
         hd:bool=True, # are those of HD?

@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core.config import Quirks
+from .layers import eager_cpu
 
 # %% ../../nbs/3_model/04_feedback.ipynb #27149e0e
-def emphasise(
-    features:Tensor,   # (B, L, D)
-    marks:Tensor|None, # xi, a or r (B, L); None without feedback
-)->Tensor: # (B, L, D)
-    "Features times one plus the marks"
+def emphasise(features:Tensor, marks:Tensor|None)->Tensor: # (B, L, D), (B, L) -> (B, L, D)
+    "Features times one plus the marks (xi or r); None: no feedback"
     return features if marks is None else features*(1+marks[...,None])
 
 # %% ../../nbs/3_model/04_feedback.ipynb #d10f4d3c
@@ -63,10 +61,7 @@ def highlight_weights(
     return (saliency if over_padding else saliency.masked_fill(~clip_mask, -torch.inf)).softmax(1)
 
 # %% ../../nbs/3_model/04_feedback.ipynb #daca65d4
-def best_spans(
-    logits:Tensor,   # (B, N, 2), foreground first
-    spans_cw:Tensor, # (B, N, 2)
-)->Tensor: # (B, 2)
+def best_spans(logits:Tensor, spans_cw:Tensor)->Tensor: # (B, N, 2), (B, N, 2) -> (B, 2)
     "The moment with the highest foreground probability, without gradient"
     best = logits.softmax(-1)[...,0].argmax(1)                         # (B,)
     return spans_cw.detach()[torch.arange(len(best), device=best.device), best]
@@ -96,12 +91,13 @@ def moment_state(
     over_padding:bool=False, # quirk `gru_over_padding`
 )->Tensor: # h (B, 1, D)
     "The state of a GRU after it has read the clips of a moment"
-    step = torch.arange(clips.shape[1], device=clips.device)           # (L,)
-    row = (first[:,None]+step).clamp(max=len(step)-1)                  # (B, L)
-    real = step < count[:,None]
-    states, _ = gru(clips.gather(1, row[...,None].expand_as(clips))*real[...,None]) # (B, L, D)
+    length, width = clips.shape[1:]
+    longest = max(int(count.max()), 1) if eager_cpu(clips) and not over_padding else length
+    step = torch.arange(longest, device=clips.device)                  # (S,)
+    row = (first[:,None]+step).clamp(max=length-1)[...,None].expand(-1, -1, width) # (B, S, D)
+    states, _ = gru(clips.gather(1, row)*(step < count[:,None])[...,None]) # (B, S, D)
     if over_padding: return states[:,-1:]
-    last = (count-1).clamp(min=0)[:,None,None].expand(-1, 1, clips.shape[2])
+    last = (count-1).clamp(min=0)[:,None,None].expand(-1, 1, width)
     return states.gather(1, last)*(count > 0)[:,None,None]         # nothing read: the initial state
 
 # %% ../../nbs/3_model/04_feedback.ipynb #a64ade90
@@ -116,13 +112,8 @@ class BinaryFeedback(nn.Module):
         over_padding = self.quirks.threshold_over_padding
         return highlight_mask(saliency, clip_mask, self.threshold, over_padding)
 
-    def mark_moments(self,
-        logits:Tensor,    # (B, N, 2)
-        spans_cw:Tensor,  # (B, N, 2)
-        clips:Tensor,     # V (B, L, D)
-        clip_mask:Tensor, # (B, L)
-    )->Tensor: # xi (B, L)
-        "MR->HD"
+    def mark_moments(self, logits:Tensor, spans_cw:Tensor, clips:Tensor, clip_mask:Tensor)->Tensor:
+        "MR->HD, xi (B, L), from logits and spans (B, N, 2), V (B, L, D) and its mask"
         return moment_mask(spans_cw, clip_mask, self.quirks.fixed_moment_grid)
 
 class SoftFeedback(BinaryFeedback):

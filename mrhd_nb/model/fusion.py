@@ -46,13 +46,8 @@ class Taps:
     clip_mask:Tensor  # (B, L)
     token_mask:Tensor # (B, T)
 
-def mean_rows(
-    x:Tensor,    # (B, L, D)
-    mask:Tensor, # (B, L)
-    over_padding:bool=False, # count padded rows too (quirk `pooling_over_padding`)
-)->Tensor: # (B, D)
+def mean_rows(x:Tensor, mask:Tensor)->Tensor: # (B, L, D), (B, L) -> (B, D)
     "Mean of the real rows of each sample"
-    if over_padding: return x.mean(1)
     return (x*mask[...,None]).sum(1)/mask.sum(1, keepdim=True).clamp(min=1)
 
 def tap(
@@ -60,10 +55,11 @@ def tap(
     tokens:Tensor,     # (B, T, D)
     clip_mask:Tensor,  # (B, L)
     token_mask:Tensor, # (B, T)
-    over_padding:bool=False, # quirk `pooling_over_padding`
+    over_padding:bool=False, # take the mean of padded rows too (quirk `pooling_over_padding`)
 )->Taps:
     "Collect what the alignment losses read"
-    pools = mean_rows(clips, clip_mask, over_padding), mean_rows(tokens, token_mask, over_padding)
+    pools = mean_rows(clips, clip_mask), mean_rows(tokens, token_mask)
+    if over_padding: pools = clips.mean(1), tokens.mean(1)
     return Taps(clips, tokens, *pools, clip_mask, token_mask)
 
 # %% ../../nbs/3_model/02_fusion.ipynb #d53cb4fb
@@ -108,7 +104,8 @@ class VisualRefinement(nn.Module):
         refined = self.attention(clips, tokens, clip_mask, token_mask)              # V_1
         score = (tokens@self.pool_score).masked_fill(~token_mask[...,None], -torch.inf)
         pooled = (score.softmax(1)*tokens).sum(1, keepdim=True)                     # (B, 1, D)
-        return self.join(torch.cat([refined, pooled.expand_as(refined)], -1)).relu()
+        of_clip, of_query = self.join.weight[...,0].chunk(2, 1)                     # W = [W_v, W_q]
+        return (F.linear(refined, of_clip, self.join.bias)+F.linear(pooled, of_query)).relu()
 
 # %% ../../nbs/3_model/02_fusion.ipynb #a5a23678
 class FusionLayer(ClipLayer):
@@ -117,7 +114,7 @@ class FusionLayer(ClipLayer):
         clips:Tensor,     # X (B, L, D)
         key:Tensor,       # of the words (B, H, T, D/H)
         value:Tensor,     # of the words (B, H, T, D/H)
-        positions:Tensor, # of the clips (B, L, D)
+        positions:Tensor, # P (B or 1, L, D)
         mask:Tensor,      # broadcasts to (B, H, L, T), True where a clip may look
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention (B, L, T)
@@ -126,11 +123,7 @@ class FusionLayer(ClipLayer):
         return self.norm2(clips+self.drop(self.feed(self.norm1(clips)))), weight
 
 # %% ../../nbs/3_model/02_fusion.ipynb #e64c61f2
-def tiled_mask(
-    clip_mask:Tensor,  # (B, L)
-    token_mask:Tensor, # (B, T)
-    heads:int,         # H
-)->Tensor: # (B, H, L, T), True where a clip may look
+def tiled_mask(clip_mask:Tensor, token_mask:Tensor, heads:int)->Tensor: # (B, H, L, T)
     "The released mask, whose extra part is tiled head-major (quirk `tiled_attention_mask`)"
     both = ~clip_mask[:,:,None] & ~token_mask[:,None]                  # (B, L, T) both are padding
     return token_mask[:,None,None] & ~both.repeat(heads, 1, 1).unflatten(0, (-1, heads))
@@ -171,7 +164,7 @@ class TextToVideo(nn.Module):
     def forward(self,
         clips:Tensor,      # (B, L, D)
         words:Words,
-        positions:Tensor,  # (B, L, D)
+        positions:Tensor,  # P (B or 1, L, D)
         clip_mask:Tensor,  # (B, L)
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention of each layer (layers, B, L, T)

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from collections.abc import Callable
 from torch import Tensor, nn
 
-# %% ../../nbs/3_model/01_layers.ipynb #19193406
+# %% ../../nbs/3_model/01_layers.ipynb #fbcf8105
 def eager_cpu(x:Tensor)->bool:
     "Is this computed on a CPU, operation by operation?"
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
-# %% ../../nbs/3_model/01_layers.ipynb #fbcf8105
 def drop(
     x:Tensor,
     probability:float, # rounded to a multiple of 1/256
@@ -134,29 +133,21 @@ class MultiHeadAttention(nn.Module):
         return self.read(query, self.project(key, 1), self.project(value, 2), **options)
 
 # %% ../../nbs/3_model/01_layers.ipynb #5ff93ba1
-def sine_code(
-    x:Tensor,  # angles, any shape
-    width:int, # channels, even
-)->Tensor: # (..., width)
+def sine_code(x:Tensor, width:int)->Tensor: # (...) -> (..., width)
     "Sines (even channels) and cosines (odd channels) of an angle at falling frequencies"
     exact = torch.promote_types(x.dtype, torch.float32)
     k = torch.arange(0, width, 2, device=x.device, dtype=exact)
     angle = x[...,None] * 10000.**(-k/width)                           # (..., width/2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(x.dtype)
 
-def clip_positions(
-    clip_mask:Tensor, # (B, L)
-    width:int,        # D
-)->Tensor: # (B, L, D)
-    "Sine code of each clip's place in its own video"
+def clip_positions(clip_mask:Tensor, width:int)->Tensor: # (B, L) -> (B, L, D) or (1, L, D)
+    "Sine code of each clip's place in its own video; one for all if no video is padded"
+    if eager_cpu(clip_mask) and clip_mask.all(): clip_mask = clip_mask[:1] # the same for all
     count = clip_mask.cumsum(1, dtype=torch.float32)                # 1, 2, ..., constant on padding
     return sine_code(2*math.pi*count/(count[:,-1:]+1e-6), width)
 
 # %% ../../nbs/3_model/01_layers.ipynb #76391483
-def reference_code(
-    reference_cw:Tensor, # (..., 2) in (0, 1)
-    width:int,           # D, a multiple of 4
-)->Tensor: # (..., D)
+def reference_code(reference_cw:Tensor, width:int)->Tensor: # (..., 2) in (0, 1) -> (..., D)
     "Sine code of a moment: half of the channels for its centre, half for its width"
     return sine_code(2*math.pi*reference_cw, width//2).flatten(-2)
 
@@ -220,7 +211,7 @@ class Encoder(nn.Module):
 
     def forward(self,
         x:Tensor,         # (B, L, D)
-        positions:Tensor, # (B, L, D)
+        positions:Tensor, # P (B or 1, L, D)
         clip_mask:Tensor, # (B, L)
     )->Tensor: # (B, L, D)
         for layer in self.layers: x = layer(x, positions, clip_mask)

@@ -101,7 +101,7 @@ class Projected:
     "What a pass reads"
     clips:Tensor     # V (B, L, D)
     words:Words      # Q
-    positions:Tensor # P (B, L, D)
+    positions:Tensor # P (B or 1, L, D)
     clip_mask:Tensor # (B, L)
 
 def fuse(model:nn.Module, given:Projected, maps:bool=False)->tuple[Tensor, Tensor|None]:
@@ -217,13 +217,13 @@ def fill_weights(
     called:Mapping[str, str]={},  # own name -> name in errors
 )->None:
     "Load weights, all of them or none"
-    wanted, problems = model.state_dict(), []
-    for what, names in {
-        "missing": [n for n in wanted if n not in tensors],
-        "unknown": [n for n in tensors if n not in wanted],
-        "other shape": [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape],
-    }.items():
-        more = f" and {len(names)-3} more" if names[3:] else ""
-        if names: problems.append(f"{what}: {', '.join(called.get(n, n) for n in names[:3])}{more}")
+    wanted = model.state_dict()
+    both = [n for n in wanted if n in tensors]
+    lists = {"missing": [n for n in wanted if n not in tensors],
+             "unknown": [n for n in tensors if n not in wanted],
+             "other shape": [n for n in both if tensors[n].shape != wanted[n].shape]}
+    def some(names): return ", ".join(called.get(n, n) for n in names[:3])+(
+        f" and {len(names)-3} more" if names[3:] else "")
+    problems = [f"{what}: {some(names)}" for what, names in lists.items() if names]
     if problems: raise InputError(f"{where}: {'; '.join(problems)}")
     model.load_state_dict(tensors)

@@ -7,56 +7,27 @@ __all__ = ['UNUSED_KEYS', 'WEIGHTING_KEYS', 'released_names', 'read_released', '
            'load_released_weighting', 'export_released', 'reorder_streams']
 
 # %% ../../nbs/3_model/07_released.ipynb #06afe92b
-import torch, pickle, re
+import torch, re
 import numpy as np
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from torch import Tensor
 from typing import Any
-from ..core.files import InputError
+from ..core.files import InputError, packaged
 from ..core.config import ModelConfig, RunConfig
 from ..core.presets import preset
 from .model import MomentModel, fill_weights
 
-# %% ../../nbs/3_model/07_released.ipynb #d0a1fbc7
+# %% ../../nbs/3_model/07_released.ipynb #149ef07f
 UNUSED_KEYS = tuple(f"txt_position_embed.{k}" for k in
                     ("position_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"))
 WEIGHTING_KEYS = ("hd_log_var", "mr_log_var")
 
-_PARTS = { # start of an own name: start of the released one
-    "video_projection.stages": "input_vid_proj", "text_projection.stages": "input_txt_proj",
-    "refinement.attention.clip_score": "fuser.cq_attention.w4C",
-    "refinement.attention.token_score": "fuser.cq_attention.w4Q",
-    "refinement.attention.product_score": "fuser.cq_attention.w4mlu",
-    "refinement.attention.merge": "fuser.cq_attention.cqa_linear.conv1d",
-    "refinement.pool_score": "fuser.cq_concat.weighted_pool.weight",
-    "refinement.join": "fuser.cq_concat.conv1d.conv1d",
-    "fusion": "transformer.t2v_encoder", "encoder.shared": "transformer.ENCODER",
-    "encoder.mr_map": "transformer.mr_linear", "encoder.hd_map": "transformer.hd_linear",
-    "encoder.mr_expert.conv": "transformer.mr_conv.conv",
-    "encoder.mr_expert.norm": "transformer.mr_norm",
-    "encoder.mr_expert.project": "transformer.mr_proj",
-    "decoder.queries": "query_embed.weight", "decoder.layers": "transformer.DECODER.layers",
-    "decoder.norm": "transformer.DECODER.norm", "decoder.box": "transformer.DECODER.bbox_embed",
-    "decoder.position": "transformer.DECODER.ref_point_head",
-    "decoder.scale": "transformer.DECODER.query_scale",
-    "decoder.anchor": "transformer.DECODER.ref_anchor_head",
-    "moment_head.label": "class_embed", "moment_head.span": "span_embed",
-    "feedback.gru": "gru_extractor.gru", "highlight_head.linear": "HEAD",
-    "highlight_head.conv": "saliency_proj_local", "highlight_head.out": "output_saliency"}
-_PLACES = { # inside a part: own fragment: released fragment
-    ".norm.": ".LayerNorm.", ".linear.": ".net.1.", "attention.": "self_attn.", "feed.": "",
-    "queries.out": "self_attn.out_proj", "clips.out": "cross_attn.out_proj",
-    "queries.query_content": "sa_qcontent_proj", "queries.query_position": "sa_qpos_proj",
-    "queries.key_content": "sa_kcontent_proj", "queries.key_position": "sa_kpos_proj",
-    "queries.value": "sa_v_proj", "clips.query_content": "ca_qcontent_proj",
-    "clips.query_position": "ca_qpos_proj", "clips.query_sine": "ca_qpos_sine_proj",
-    "clips.key_content": "ca_kcontent_proj", "clips.key_position": "ca_kpos_proj",
-    "clips.value": "ca_v_proj"}
+_NAMES = packaged("parameter_names.yaml")
 
-# %% ../../nbs/3_model/07_released.ipynb #149ef07f
 def released_names(config:ModelConfig|RunConfig)->dict[str, str]: # own name -> released name
     "The released name of every parameter"
     with torch.device("meta"): model = MomentModel(config)
@@ -65,12 +36,11 @@ def released_names(config:ModelConfig|RunConfig)->dict[str, str]: # own name -> 
         "ENCODER": "encoder", "DECODER": "decoder"}
     systems["HEAD"] = "saliency_proj"+("_linear" if c.highlight_head == "linear_conv" else "1")
     for own, _ in model.named_parameters():
-        start = next((start for start in _PARTS if own.startswith(start)), None)
-        if start is None:
-            raise InputError(f"parameter '{own}': no released checkpoint has such a part")
-        part, rest = _PARTS[start], own[len(start):]
-        for ours, theirs in _PLACES.items(): rest = rest.replace(ours, theirs)
+        start = next((start for start in _NAMES["parts"] if own.startswith(start)), None)
+        if not start: raise InputError(f"parameter '{own}': no released checkpoint has such a part")
+        part, rest = _NAMES["parts"][start], own[len(start):]
         for ours, theirs in systems.items(): part = part.replace(ours, theirs)
+        for ours, theirs in _NAMES["places"].items(): rest = rest.replace(ours, theirs)
         names[own] = part+rest
     return names
 
@@ -84,8 +54,7 @@ class _Options:
     "Stands for any other class: a dictionary, which torch lets a pickle fill with items"
     def __new__(cls, *arguments:Any): return OrderedDict()
 
-_UNREADABLE = (pickle.UnpicklingError, OSError, RuntimeError, ValueError, TypeError, AttributeError,
-               EOFError)
+_DAMAGED = UnpicklingError, OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError
 
 def _unpickle(path:str|Path)->Any:
     "The content of a checkpoint, tensors on the CPU"
@@ -95,10 +64,10 @@ def _unpickle(path:str|Path)->Any:
         with torch.serialization.safe_globals(known):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise InputError(f"{path}: there is no such file") from None
-    except _UNREADABLE as e:
+    except _DAMAGED as e:
         refused = re.search(r"^(Unsupported|Trying|Can only|Can not).*", str(e), re.M)
         said = refused[0] if refused else (str(e).strip() or type(e).__name__).splitlines()[0][:200]
-        if isinstance(e, pickle.UnpicklingError): said += "; save its 'model' alone and read that"
+        if isinstance(e, UnpicklingError): said += "; save its 'model' alone and read that"
         raise InputError(f"{path}: is not a checkpoint that can be read safely: {said}") from None
 
 def read_released(
@@ -171,11 +140,8 @@ def load_released(
     where = "state dict" if isinstance(source, Mapping) else str(source)
     return fill_released(MomentModel(infer_config(state, direction, heads)), state, where).eval()
 
-def load_released_weighting(
-    source:str|Path|Mapping[str, Any], # as for `load_released`
-    ema:bool=True,
-)->dict[str, Tensor]|None: # the state dict of a `JointWeighting`; None: nothing was learned
-    "The log-variances of TaskWeave's joint loss in a released checkpoint"
+def load_released_weighting(source:str|Path|Mapping, ema:bool=True)->dict[str, Tensor]|None:
+    "The state dict of TaskWeave's `JointWeighting` in a released checkpoint; None if there is none"
     state = read_released(source, ema)
     if not all(name in state for name in WEIGHTING_KEYS): return None
     return {name: state[name].reshape(1) for name in WEIGHTING_KEYS}
