@@ -118,7 +118,8 @@ class FusionLayer(ClipLayer):
         mask:Tensor,      # broadcasts to (B, H, L, T), True where a clip may look
         maps:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, L, D), attention (B, L, T)
-        read, weight = self.attention.read(clips+positions, key, value, mask=mask, weights=maps)
+        query, = self.attention.project(clips+positions, "q")
+        read, weight = self.attention.read(query, key, value, mask=mask, weights=maps)
         clips = clips+self.drop(read)
         return self.norm2(clips+self.drop(self.feed(self.norm1(clips)))), weight
 
@@ -158,7 +159,7 @@ class TextToVideo(nn.Module):
 
     def words(self, tokens:Tensor, token_mask:Tensor)->Words: # (B, T, D), (B, T)
         "Project the words for every layer"
-        pairs = tuple(layer.attention.project_kv(tokens) for layer in self.layers)
+        pairs = tuple(layer.attention.project(tokens, "kv") for layer in self.layers)
         return Words(tokens, token_mask, pairs)
 
     def forward(self,

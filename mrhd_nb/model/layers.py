@@ -106,31 +106,30 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def project(self, x:Tensor, part:int)->Tensor: # (B, L, D) -> (B, H, L, D/H)
-        "Queries (part 0), keys (1) or values (2)"
-        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        return split_heads(F.linear(x, weight, bias), self.heads)
-
-    def project_kv(self, x:Tensor)->tuple[Tensor, Tensor]: # (B, M, D) -> twice (B, H, M, D/H)
-        "Keys and values, for `read`"
-        return self.project(x, 1), self.project(x, 2)
+    def project(self, x:Tensor, parts:str)->tuple[Tensor, ...]: # (B, L, D) -> (B, H, L, D/H) each
+        "Queries (q), keys (k) and values (v), whichever of them are named, as one product"
+        first, last, width = "qkv".index(parts[0]), "qkv".index(parts[-1]), x.shape[-1]
+        rows = slice(first*width, (last+1)*width)
+        projected = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        return tuple(split_heads(y, self.heads) for y in projected.chunk(len(parts), -1))
 
     def read(self,
-        x:Tensor,     # (B, Q, D), projected to queries here
+        query:Tensor, # (B, H, Q, D/H)
         key:Tensor,   # (B, H, M, D/H)
         value:Tensor, # (B, H, M, D/H)
         *,
         mask:Tensor,  # broadcasts to (B, H, Q, M), True where a query may look
         weights:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, Q, D), (B, Q, M)
-        "Attention to keys and values that are projected already"
-        query, dropout = self.project(x, 0), self.dropout*self.training
+        "Attention among what is projected already"
+        dropout = self.dropout*self.training
         found, weight = attend(query, key, value, mask=mask, dropout=dropout, weights=weights)
         return self.out_proj(merge_heads(found)), weight
 
     def forward(self, query:Tensor, key:Tensor, value:Tensor, **options)->tuple:
-        "The same from a key and a value that are not, each (B, M, D)"
-        return self.read(query, self.project(key, 1), self.project(value, 2), **options)
+        "The same for rows that are not: (B, Q, D) and twice (B, M, D)"
+        parts = *self.project(query, "q"), *self.project(key, "k"), *self.project(value, "v")
+        return self.read(*parts, **options)
 
 # %% ../../nbs/3_model/01_layers.ipynb #5ff93ba1
 def sine_code(x:Tensor, width:int)->Tensor: # (...) -> (..., width)
@@ -198,8 +197,8 @@ class ClipLayer(nn.Module):
 class EncoderLayer(ClipLayer):
     "Post-norm self-attention; positions are added to queries and keys only"
     def forward(self, x:Tensor, positions:Tensor, clip_mask:Tensor)->Tensor: # as `Encoder`
-        place = x+positions
-        read, _ = self.attention(place, place, x, mask=clip_mask[:,None,None])
+        parts = *self.attention.project(x+positions, "qk"), *self.attention.project(x, "v")
+        read, _ = self.attention.read(*parts, mask=clip_mask[:,None,None])
         x = self.norm1(x+self.drop(read))
         return self.norm2(x+self.drop(self.feed(x)))
 

@@ -150,7 +150,6 @@ def predict(
     if to_hd:
         gain = model.feedback.mark_moments(logits[-1], spans[-1], given.clips, given.clip_mask)
     saliency = in_float32(model.highlight_head, hd.features, gain)
-
     seen = words_read, looks, before, marks, gain
     shown = Maps(*map(widen, (*seen, mr.shared, hd.shared, mr.task, hd.task))) if maps else None
     return Prediction(logits, spans, saliency, given.clip_mask, maps=shown)

@@ -159,11 +159,12 @@ def test_a_second_pass_is_the_only_one_that_needs_moments():
 
 def test_words_are_projected_once():
     "For the pass, for a second pass after feedback and for negative pairs"
-    model, tokens = build("taskweave_both"), []
+    model, asked = build("taskweave_both"), []
     attention = model.fusion.layers[0].attention
-    project, attention.project_kv = attention.project_kv, lambda x: tokens.append(len(x)) or project(x)
+    project = attention.project
+    attention.project = lambda x, parts: asked.append(parts) or project(x, parts)
     model.train()(planted_batch())
-    assert tokens == [3]
+    assert sorted(asked) == ["kv", "q", "q", "q"]
 
 
 def learned(name:str, fidelity:str="corrected")->dict[str, float]:
