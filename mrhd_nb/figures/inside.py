@@ -23,7 +23,7 @@ from ..core.files import InputError
 from ..data.batches import Batch
 from ..learning.answers import best_first, windows_se
 from ..model.experts import TaskFeatures
-from ..model.model import Prediction, mark_highlights, mark_moments
+from ..model.model import Prediction
 from .panels import (
     BEFORE, COLOURS, HD, MR, PAGE, STYLE, TRUE, annotators, clip_rows, draw_heat, draw_steps,
     draw_windows, finish_time, panels, shade, window_rows)
@@ -162,8 +162,8 @@ def masks_table(
     rows:dict[str, list] = {n: [] for n in ("moments", "HD→MR", "MR→HD", "saliency")}
     for when, on in (("before", False), ("after", True)):
         p = model(batch, feedback=on, negatives=False)
-        to_hd = mark_moments(model, p.final_logits, p.final_spans, projected, batch.clip_mask)
-        masks = {"HD→MR": mark_highlights(model, p.saliency, batch.clip_mask), "MR→HD": to_hd}
+        to_hd = model.feedback.mark_moments(p.final_logits, p.final_spans, projected, batch.clip_mask)
+        masks = {"HD→MR": model.feedback.mark_highlights(p.saliency, batch.clip_mask), "MR→HD": to_hd}
         for name, values in (masks | {"saliency": p.saliency}).items():
             rows[name].append((when, values[i,:clips].cpu()))
         windows = scored_windows(p, batch, data, model.config.quirks)[i,:count]

@@ -4,12 +4,14 @@ from dataclasses import replace
 from functools import lru_cache
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mrhd_nb.data.batches import Batch
 from mrhd_nb.core.presets import PRESETS, preset
-from mrhd_nb.core.config import Quirks, override
+from mrhd_nb.core.config import ExpertConfig, Quirks, override
 from mrhd_nb.core.files import generator
-from mrhd_nb.model.released import UNUSED_KEYS, WEIGHTING_KEYS, released_names
+from mrhd_nb.core.testing import small_model
+from mrhd_nb.data.batches import Batch, planted_batch
+from mrhd_nb.model.layers import clip_positions, drop, max_pool, prelu
 from mrhd_nb.model.model import MomentModel
+from mrhd_nb.model.released import UNUSED_KEYS, WEIGHTING_KEYS, released_names
 
 SIZES = {"model.video_dim": 10, "model.text_dim": 8, "model.width": 32, "model.heads": 4, "model.ffn": 48}
 
@@ -104,3 +106,137 @@ def test_a_moment_that_starts_below_zero_scores_like_one_at_zero():
             with torch.no_grad(): scores.append(model(batch).saliency)
             handle.remove()
         torch.testing.assert_close(*scores)
+
+
+def shake(model:MomentModel)->MomentModel:
+    "Random weights instead of initial ones"
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()): p.add_(.1*torch.randn(p.shape, generator=generator(0, "shake", i)))
+    return model
+
+
+def build(name:str, fidelity:str="corrected", **changes)->MomentModel:
+    "A small model with random weights"
+    return shake(MomentModel(small_model(name, fidelity, **changes), generator(0, "model"))).eval()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_samples_that_share_a_video_get_what_each_gets_alone(name):
+    "The video is projected once"
+    batch = planted_batch()
+    shared = replace(batch, video=batch.video[:2], clip_mask=batch.clip_mask[[0, 1, 0]], video_index=torch.tensor([0, 1, 0]), targets=None)
+    apart = replace(shared, video=shared.per_sample(shared.video), video_index=None)
+    model, projected = build(name), []
+    model.video_projection.register_forward_hook(lambda part, given, made: projected.append(len(given[0])))
+    one, three = model(shared), model(apart)
+    assert projected == [2, 3]
+    for a, b in ((one.logits, three.logits), (one.spans, three.spans), (one.saliency, three.saliency)):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("feedback", (False, True))
+@pytest.mark.parametrize("name", PRESETS)
+def test_scores_alone_are_the_same_scores(name, feedback):
+    "Nothing that leads to the moments is computed where the scores do not read them"
+    batch, model = planted_batch(), build(name)
+    scores = model(batch, feedback=feedback, moments=False)
+    torch.testing.assert_close(scores.saliency, model(batch, feedback=feedback).saliency)
+    reads = feedback and name != "taskweave_hd2mr"                     # MR->HD feedback
+    assert (scores.logits is None) == (scores.spans is None) == (not reads)
+    scores.saliency.sum().backward()
+    unread = [n for n, p in model.named_parameters() if n.startswith(("decoder", "moment_head", "encoder.mr_")) and p.grad is not None]
+    assert reads or not unread
+
+
+def test_a_second_pass_is_the_only_one_that_needs_moments():
+    "Binary HD->MR feedback at the input: the first pass stops at the scores, the second at the memory"
+    model, asked = build("taskweave_hd2mr"), []
+    for name in ("mr_map", "hd_map"):
+        getattr(model.encoder, name).register_forward_hook(lambda *_, name=name: asked.append(name))
+    model(planted_batch())
+    assert asked == ["hd_map", "mr_map"]
+
+
+def test_words_are_projected_once():
+    "For the pass, for a second pass after feedback and for negative pairs"
+    model, asked = build("taskweave_both"), []
+    attention = model.fusion.layers[0].attention
+    project = attention.project
+    attention.project = lambda x, parts: asked.append(parts) or project(x, parts)
+    model.train()(planted_batch())
+    assert sorted(asked) == ["kv", "q", "q", "q"]
+
+
+def learned(name:str, fidelity:str="corrected")->dict[str, float]:
+    "Largest gradient of every parameter"
+    batch, model = planted_batch(), build(name, fidelity)
+    p = model(batch, negatives=True)
+    parts = p.logits, p.spans, p.saliency[batch.clip_mask], p.negative_saliency
+    sum(x.square().sum() for x in parts).backward()
+    return {n: 0. if q.grad is None else float(q.grad.abs().max()) for n, q in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_gradient_reaches_every_parameter(name):
+    "But for the first layer's attention among queries, which meets them before they have read anything"
+    assert all(g > 0 for n, g in learned(name).items() if not n.startswith("decoder.layers.0.queries"))
+
+
+def test_the_expert_learns_unless_it_is_the_released_one():
+    conv = "encoder.mr_expert.conv.weight"
+    assert learned("taskweave_mr2hd")[conv] > 1e-6 and learned("taskweave_mr2hd", "released")[conv] == 0
+
+
+@pytest.mark.parametrize("experts", (ExpertConfig("transformer", "cnn"), ExpertConfig("linear", "linear"), ExpertConfig("identity", "transformer")))
+def test_other_sizes_and_experts(experts):
+    config = small_model("taskweave_both", decoder_layers=3, fusion_layers=1, moment_queries=1, width=24, heads=3)
+    batch, model = planted_batch(), shake(MomentModel(replace(config, experts=experts))).eval()
+    p = model(batch, maps=True)
+    assert p.logits.shape == (3, 3, 1, 2) and p.maps.text_to_video.shape == (1, 3, 12, 6)
+    torch.testing.assert_close(model(batch).saliency, p.saliency)      # with and without maps
+
+
+def test_float64():
+    batch, model = planted_batch(), build("tr_detr")
+    single = model(batch).spans
+    double = model.double()(replace(batch, video=batch.video.double(), tokens=batch.tokens.double()))
+    torch.testing.assert_close(double.spans.float(), single)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_bfloat16(name):
+    "Whatever leaves the model is float32, gradients as well, and near what float32 gives"
+    batch, run = planted_batch(), override(preset(name), {"training.precision": "bfloat16"})
+    exact, half = (MomentModel(c, generator(0, "model")).eval() for c in (small_model(name), replace(run, model=small_model(name))))
+    assert exact.precision == "float32" and half.precision == "bfloat16"
+    # with initial weights, rounding decides which moment is best, and the scores of TR-DETR depend on it
+    a, b = (m(batch, negatives=True, maps=True, feedback=False) for m in (exact, half))
+    shown = [v for v in vars(b.maps).values() if v is not None]
+    assert all(x.dtype == torch.float32 for x in (b.logits, b.spans, b.saliency, b.negative_saliency, *shown))
+    alike = torch.corrcoef(torch.stack([p.saliency[batch.clip_mask].detach() for p in (a, b)]))[0,1]
+    assert .99 < alike < 1 and (a.spans-b.spans).abs().max() < .001
+    (b.saliency.sum()+b.logits.sum()).backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in half.parameters() if p.grad is not None)
+    assert torch.equal(half(batch).saliency, half(batch).saliency)
+
+
+def test_the_fast_formulations_compile_to_the_plain_ones():
+    "`torch.compile` gets PyTorch's dropout and PReLU, and pools and places videos of any length"
+    compiled = lambda function: torch.compile(function, backend="eager", fullgraph=True, dynamic=True)
+    ones, slope = torch.ones(1000, 401), torch.tensor([.25])
+    dropped = compiled(drop)(ones, .1)
+    assert abs((dropped == 0).float().mean()-26/256) < 2e-3 and dropped.unique().tolist() == drop(ones, .1).unique().tolist()
+    assert torch.equal(compiled(prelu)(-ones, slope), prelu(-ones, slope))
+    x, mask = torch.randn(2, 8, 3, generator=generator(0, "pool")), torch.arange(8) < torch.tensor([[8], [5]])
+    assert torch.equal(compiled(max_pool)(x, mask), max_pool(x, mask))
+    assert torch.equal(compiled(clip_positions)(mask, 4), clip_positions(mask, 4))
+
+
+def test_the_same_elements_are_dropped_in_any_precision():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        single = drop(torch.ones(100, 41), .1)
+        torch.manual_seed(0)
+        half = drop(torch.ones(100, 41).bfloat16(), .1)
+    assert half.dtype == torch.bfloat16 and torch.equal(half == 0, single == 0)
+    assert (single.roll(1, 1)*single).mean().sub(1).abs() < .05        # neighbours, which share a draw, are independent

@@ -9,7 +9,6 @@ from mrhd_nb.programs import parity
 from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record
 from mrhd_nb.data.batches import MomentDataset, iterate, planted_batch
-from mrhd_nb.programs import parity
 from mrhd_nb.programs.bench import hardware, paper_jobs, time_jobs
 from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import InputError, generator, rng

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 from mrhd_nb.data.annotations import read_annotations
-from mrhd_nb.model.released import read_released, read_tensors
+from mrhd_nb.learning.checkpoints import read_tensors
+from mrhd_nb.model.released import read_released
 from mrhd_nb.core.files import InputError, write_json
 from mrhd_nb.core.config import StreamConfig, parse_overrides, read_config, to_dict
 from mrhd_nb.core.presets import run_config
