@@ -53,7 +53,7 @@ def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, ca
     given.write_text("".join(json.dumps(v)+"\n" for v in answers))
     monkeypatch.setenv("MRHD_LEDGER", "")
     words = ["evaluate", "--submission", str(given), "--annotations", str(tmp_path/"mine_test.jsonl")]
-    official = evaluate("qvhighlights", answers, truth)
+    official = evaluate(dataset="qvhighlights", submission=answers, annotations=truth)
     assert main([*words, "--out", str(tmp_path/"M.json")]) == 0 and json.loads((tmp_path/"M.json").read_text()) == official
     said = capsys.readouterr()
     assert json.loads(said.out) == official["brief"] and "scoring 1 " in said.err and said.err.count("\n") == 1

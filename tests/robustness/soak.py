@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record, write_annotations
-from mrhd_nb.programs.bench import full_batch
+from mrhd_nb.data.batches import planted_batch
 from mrhd_nb.core.config import DataConfig, RunConfig, StreamConfig, to_dict
 from mrhd_nb.core.presets import data_config, run_config
 from mrhd_nb.core.files import rng, write_json
@@ -62,7 +62,7 @@ def held()->dict[str, float]:
 
 def time_young(pipe, config:RunConfig)->None:
     "In a process of its own: how long 20 steps of a fresh state take, whenever it is asked. What slows both down is the machine, not age"
-    batch, seconds = full_batch(config, config.training.batch_size, CLIPS), []
+    batch, seconds = planted_batch(0, [CLIPS]*config.training.batch_size, [32]*config.training.batch_size, config.model.video_dim, config.model.text_dim), []
     state = training.new_state(config)
     while (feedback := pipe.recv()) is not None:
         for _ in range(20):
