@@ -176,9 +176,9 @@ def parity_command(args:Namespace)->int:
 
 def sweep_command(args:Namespace)->None:
     "Train every run of a grid that is not finished, and collect the tables"
-    from mrhd_nb.programs.sweep import find_grid, read_grids, sweep
+    from mrhd_nb.programs.sweep import read_grids, sweep
     options = {name: getattr(args, name) for name in ("engine", "device", "workers", "threads")}
-    sweep(read_grids(find_grid(args.grid)), args.out, report=_print, **options)
+    sweep(read_grids(args.grid), args.out, report=_print, **options)
 
 def demo_command(args:Namespace)->None:
     "Train, score and draw both systems on the embedded benchmark"

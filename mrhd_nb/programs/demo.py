@@ -135,9 +135,8 @@ def margins(
 # %% ../../nbs/8_programs/02_demo.ipynb #fc631cf3
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>mrhd_nb: the demo</title><style>
-body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem}
-th, td {padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd}
-th:first-child {text-align: left} img {max-width: 100%} figcaption {color: #555}
+body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto}
+th, td {padding: .2rem .7rem; text-align: right} img {max-width: 100%}
 </style></head><body><h1>mrhd_nb: the demo</h1>
 <h2>Results</h2><p>The embedded benchmark: $size. The best epoch was $picked, the last one was not
 picked; the test queries are reported.</p>$table<p>Percent $halves.</p>
@@ -148,7 +147,7 @@ with its paired interval: $margins.</p>
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
 HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), in "
-          "the mean of several seeds over seeds too; another seed would move the numbers of one more")
+          "the mean of several seeds over seeds too; another seed would move one's numbers more")
 
 def demo_report(
     out:Path,
@@ -162,8 +161,8 @@ def demo_report(
     encode = lambda path: base64.b64encode(path.read_bytes()).decode()
     drawn = [*sorted(out.glob("figures/*/fig_*.png")), *sorted(out.glob("*-0/figures/curves.png"))]
     page = _PAGE.substitute(
-        size=f"{data.train_queries} training, {data.val_queries} validation and "
-             f"{data.test_queries} test queries; {training.epochs} epochs at width {config.model.width}",
+        size=f"{data.train_queries} training, {data.val_queries} validation and {data.test_queries}"
+             f" test queries; {training.epochs} epochs at width {config.model.width}",
         picked=PICKED[training.select_on], table=shown.to_html(border=0), halves=HALVES,
         margins="; ".join(f"{p}: {m.difference:+.1f} points [{m.low:+.1f}, {m.high:+.1f}]"
                           for p, m in margins(scored).iterrows()),

@@ -47,8 +47,7 @@ def describe_notebook(path:Path)->str: # "Title: subtitle"
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #ab802d62
 def experiment_config(
-    preset:str, data:str, seed:int=0,
-    overrides:dict|Sequence[str]|str|None=None, # dotted names, and `fidelity`
+    preset:str, data:str, seed:int=0, overrides:dict|Sequence[str]|str|None=None,
     config:str="", # a config.json to start from instead of preset, data and seed
 )->RunConfig:
     "The configuration that an experiment notebook's parameters stand for"
@@ -85,7 +84,6 @@ def describe_epoch(results:dict, which:str)->str: # what `train` returns; best o
     stamp = f", {PICKED[results['select_on']]}" if which == "best" else ""
     return f"{which} epoch ({results[which]['epoch']}){stamp}"
 
-# %% ../../nbs/8_programs/01_notebooks.ipynb #b845cfe5
 def results_table(results:dict)->Any: # what `train` returns; a DataFrame
     "The brief metrics of the reported split at the best and at the last epoch"
     import pandas as pd
@@ -107,17 +105,13 @@ def check_run(folder:str|Path)->Any: # of a finished run; a Series, kB of each f
     epochs, last = (read_json(folder/name) for name in ("config.json", "metrics.json"))
     epochs, brief = epochs["training"]["epochs"], (last["last"]["selection"] or {}).get("brief")
     if (len(history), history[-1]["metrics"]) != (epochs, brief):
-        raise InputError(f"{folder}/history.jsonl: {len(history)} epochs; they do not end as the "
-                         f"{epochs} of config.json and the last one of metrics.json")
+        raise InputError(f"{folder}/history.jsonl: is not of {epochs} epochs as config.json says, "
+                         "or ends with other metrics than metrics.json")
     return pd.Series({n: round((folder/n).stat().st_size/1024, 1) for n in RUN_FILES}, name="kB")
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #cf4db453
-def find_checkpoint(
-    run:str|Path,               # run folder or checkpoint; empty for the run of the configuration
-    config:RunConfig|None=None, # trained if `run` is empty
-    device:str="cpu",
-)->Path: # of the weights
-    "The weights that `run` names, or those of a run that is trained now"
+def find_checkpoint(run:str|Path, config:RunConfig|None=None, device:str="cpu")->Path:
+    "The weights of a run folder or checkpoint; if `run` is empty, of the configuration's own run"
     if not run:
         from mrhd_nb.learning.training import train
         train(config, run := run_folder(config), device=device, progress=False)
@@ -156,7 +150,6 @@ def step_record(name:str|Path, parameters:dict[str, Any])->dict:
     return {"parameters": json.loads(json.dumps(parameters)),
             "source": hashlib.sha256(source.encode()).hexdigest()}
 
-# %% ../../nbs/8_programs/01_notebooks.ipynb #3e1f9c70
 def is_finished(name:str|Path, out:str|Path, parameters:dict[str, Any])->bool:
     "Has this notebook run to its end in this folder, with these parameters?"
     done = Path(out)/"done.json"
@@ -228,13 +221,12 @@ class Job:
         return Path(self.out)/f"{Path(self.notebook).stem}.log"
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #bbcb73a5
-_RUN = ("import json, sys; from mrhd_nb.programs.notebooks import run_notebook; "
-        "run_notebook(*json.loads(sys.argv[1]), stream=sys.stderr)")
-
 def run_job(job:Job, threads:int=1)->str: # empty, or the last line of the log if it failed
     "Run one job in a new process of so many CPU threads, with its output in its log"
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", _RUN, json.dumps([job.notebook, job.out, job.parameters])]
+    code = ("import json, sys; from mrhd_nb.programs.notebooks import run_notebook; "
+            "run_notebook(*json.loads(sys.argv[1]), stream=sys.stderr)")
+    command = [sys.executable, "-c", code, json.dumps([job.notebook, job.out, job.parameters])]
     with open(job.log, "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                                    env=os.environ | {"OMP_NUM_THREADS": str(threads)})
