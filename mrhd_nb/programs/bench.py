@@ -175,9 +175,7 @@ def read_released(
 # %% ../../nbs/8_programs/05_bench.ipynb #6e2d1142
 VIDEOS, QUERIES, BATCH = 500, 1550, 32 # of the loader's folder; of the evaluator; of a batch
 
-def bench_loader(
-    least:float=2., # seconds of each measurement
-)->list[dict]: # a row per way of reading
+def bench_loader(least:float=2.)->list[dict]: # seconds of each measurement; a row per reader
     "Samples per second by every way of reading, and how many times as many as from files"
     with tempfile.TemporaryDirectory() as folder:
         root, passes = Path(folder), {}
@@ -199,9 +197,7 @@ def bench_loader(
              "times_plain": rate/plain} for name, rate in rates.items()]
 
 # %% ../../nbs/8_programs/05_bench.ipynb #56470c9b
-def bench_evaluator(
-    least:float=3., # seconds of each measurement
-)->list[dict]: # one row
+def bench_evaluator(least:float=3.)->list[dict]: # seconds of each measurement; one row
     "Seconds of one evaluation, and of the reading of its JSON alone"
     records = planted_batch(0, [75]*QUERIES, [1]*QUERIES).records
     with tempfile.TemporaryDirectory() as folder:
@@ -234,9 +230,7 @@ def bench(
     return {"evaluator": []} | result
 
 # %% ../../nbs/8_programs/05_bench.ipynb #abe77f13
-def bench_text(
-    result:dict[str, Any], # of `bench`
-)->str: # a table for each part
+def bench_text(result:dict[str, Any])->str: # of `bench`; a table for each part
     "What `bench` measured, as text"
     lines = [", ".join(f"{name} {value}" for name, value in result["hardware"].items())]
     if result["rows"]: lines.append(f"unit: {1000*result['unit_s']:.3g} ms")
