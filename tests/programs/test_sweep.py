@@ -3,7 +3,7 @@ import json
 import pandas as pd, pytest
 from mrhd_nb.programs.cli import main
 from mrhd_nb.programs.notebooks import notebook_folder
-from mrhd_nb.programs.sweep import Cell, expand, find_grid, read_grids, run_cells
+from mrhd_nb.programs.sweep import Grid, expand, read_grids, sweep
 
 GRIDS = sorted(p.stem for p in (notebook_folder()/"grids").glob("*.yaml"))
 TINY = {"data.train_queries": 16, "data.val_queries": 8, "data.test_queries": 8, "model.width": 16, "model.ffn": 16, "training.epochs": 2, "training.eval_every": 1}
@@ -12,7 +12,7 @@ TINY = {"data.train_queries": 16, "data.val_queries": 8, "data.test_queries": 8,
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid_names_runs_that_exist(name, shared, monkeypatch):
     monkeypatch.setenv("MRHD_DATA", str(shared/"features"))
-    cells = [cell for grid in read_grids(find_grid(name)) for cell in expand(grid)]
+    cells = [cell for grid in read_grids(name) for cell in expand(grid)]
     assert cells and len({c.name for c in cells}) == len(cells)
     if name == "tvsum": assert [sum(c.protocol == p for c in cells) for p in ("test", "leave_one_out", "val")] == [20, 100, 20]
 
@@ -33,9 +33,11 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, capsys):
 
 def test_a_ray_cluster_runs_jobs(tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is the extra `cluster`")
-    cell, lines = Cell("last", "tr_detr", "synthetic", overrides=TINY), []
-    try: run_cells([cell], tmp_path, engine="ray", report=lines.append)
+    grid, lines = Grid(("tr_detr",), ("synthetic",), "last", overrides=TINY), []
+    try:
+        sweep([grid], tmp_path, engine="ray", report=lines.append)
+        assert (tmp_path/expand(grid)[0].name/"metrics.json").is_file() and "done after" in lines[0]
+        lines.clear()
+        sweep([grid], tmp_path, engine="ray", report=lines.append)
     finally: ray.shutdown()
-    assert (tmp_path/cell.name/"metrics.json").is_file() and "done after" in lines[-1]
-    run_cells([cell], tmp_path, engine="ray", report=lines.append)
-    assert "finished before" in lines[-1]
+    assert "finished before" in lines[0]

@@ -9,7 +9,7 @@ from mrhd_nb.programs import parity
 from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record
 from mrhd_nb.data.batches import MomentDataset, iterate, planted_batch
-from mrhd_nb.programs.bench import hardware, paper_jobs, time_jobs
+from mrhd_nb.programs.bench import hardware, paper_work, time_work
 from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import InputError, generator, rng
 from mrhd_nb.core.presets import run_config
@@ -232,9 +232,9 @@ def test_nccl_sums_what_processes_share(tmp_path):
 
 
 def test_the_bench_measures_a_gpu():
-    jobs = [replace(j, config=override(j.config, LITTLE), batch=2, clips=12, tokens=6) for j in paper_jobs(("tr_detr",), "cuda") if j.dtype == "float32" and not j.compiled]
-    timed = time_jobs(jobs, 2, "cuda")
-    assert all(r["seconds"] > 0 and r["peak_gb"] > 0 and r["gflop_done"] > 0 for r in timed["rows"]) and timed["unit_s"] > 0
+    works = [replace(w, config=override(w.config, LITTLE), batch=2, clips=12, tokens=6) for w in paper_work() if (w.config.preset, w.dtype) == ("tr_detr", "float32")]
+    timed = time_work(works, turns=2, least=.1, device="cuda")
+    assert all(r["seconds"] > 0 and r["gflop_done"] > 0 for r in timed["rows"]) and timed["unit_s"] > 0
     assert hardware("cuda")["gpu"] == torch.cuda.get_device_name() and "gpu" not in hardware()
 
 
