@@ -15,7 +15,6 @@ import torch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 from ..core.config import RunConfig, read_config

@@ -8,7 +8,7 @@ __all__ = ['check_device', 'each_tensor', 'send_ahead', 'ResidentFeatures', 'mak
 # %% ../../nbs/5_learning/05_devices.ipynb #80d907d1
 import torch
 import numpy as np
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any

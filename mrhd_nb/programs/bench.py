@@ -185,7 +185,7 @@ def bench_loader(least:float=2.)->list[dict]: # seconds of each measurement; a r
             passes[f"files, {name}"] = partial(map, partial(read_released, data), batches)
         bare = [replace(r, windows=None, clip_ids=None, saliency=None) for r in records]
         for dtype, labels in (("float32", False), ("float16", False), ("float32", True)):
-            pack(data, root/dtype, dtype=dtype)
+            if not (root/dtype).exists(): pack(data, root/dtype, dtype=dtype)
             store, name = PackedStore(root/dtype, data), f"store, {dtype}"+", with labels"*labels
             dataset = MomentDataset(records if labels else bare, store, data, cache=False)
             order = {"shuffle": True, "generator": generator(0, "bench", "order")}

@@ -241,6 +241,7 @@ def pack_command(args:Namespace)->None:
 # %% ../../nbs/8_programs/07_cli.ipynb #33303d6a
 def doctor_command(args:Namespace)->int:
     "Check annotations and features of a data set against each other"
+    from dataclasses import asdict
     from mrhd_nb.data.checks import diagnose, diagnosis_text, find_data
     data = find_data(args.data)
     with tempfile.TemporaryDirectory() as folder:
