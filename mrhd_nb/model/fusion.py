@@ -52,13 +52,8 @@ def mean_rows(x:Tensor, mask:Tensor)->Tensor: # (B, L, D), (B, L) -> (B, D)
     "Mean of the real rows of each sample"
     return (x*mask[...,None]).sum(1)/mask.sum(1, keepdim=True).clamp(min=1)
 
-def tap(
-    clips:Tensor,      # (B, L, D)
-    tokens:Tensor,     # (B, T, D)
-    clip_mask:Tensor,  # (B, L)
-    token_mask:Tensor, # (B, T)
-    over_padding:bool=False, # take the mean of padded rows too (quirk `pooling_over_padding`)
-)->Taps:
+def tap(clips:Tensor, tokens:Tensor, clip_mask:Tensor, token_mask:Tensor, *,
+        over_padding:bool=False)->Taps: # the quirk `pooling_over_padding`
     "Collect what the alignment losses read"
     pools = mean_rows(clips, clip_mask), mean_rows(tokens, token_mask)
     if over_padding: pools = clips.mean(1), tokens.mean(1)
