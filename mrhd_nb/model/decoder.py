@@ -140,7 +140,7 @@ class MomentHead(nn.Module):
         "Logits, foreground first, and spans as (centre, width)"
         return self.label(states), (self.span(states)+inverse_sigmoid(references)).sigmoid()
 
-# %% ../../nbs/3_model/05_decoder.ipynb #41776a27
+# %% ../../nbs/3_model/05_decoder.ipynb #d0000082
 class LinearConvHead(nn.Module):
     "A linear-convolution-linear branch beside a sum of channels (TaskWeave, highlight decoder)"
     def __init__(self, *, width:int, unfed_sum:bool=False): # unfed_sum: quirk `unfed_sum_branch`
@@ -154,6 +154,7 @@ class LinearConvHead(nn.Module):
         summed = features if self.unfed_sum else fed                   # J
         return self.out(self.conv(self.linear(fed)))[...,0] + summed.sum(-1)/summed.shape[-1]**.5
 
+# %% ../../nbs/3_model/05_decoder.ipynb #41776a27
 class SumHead(nn.Module):
     "A linear layer and the sum of its channels (TR-DETR)"
     def __init__(self, *, width:int):

@@ -52,12 +52,8 @@ def highlight_mask(
     return ((score > mean+threshold*deviation+slack) & real).to(saliency.dtype)
 
 # %% ../../nbs/3_model/04_feedback.ipynb #b86ea729
-def highlight_weights(
-    saliency:Tensor,  # s (B, L)
-    clip_mask:Tensor, # (B, L)
-    over_padding:bool=False, # quirk `softmax_over_padding`
-)->Tensor: # a (B, L), sums to 1
-    "The share of each clip in the highlights of its video (TR-DETR, HD2MR)"
+def highlight_weights(saliency:Tensor, clip_mask:Tensor, over_padding:bool=False)->Tensor:
+    "a (B, L), sums to 1: the share of each clip in the highlights of its video (TR-DETR, HD2MR)"
     return (saliency if over_padding else saliency.masked_fill(~clip_mask, -torch.inf)).softmax(1)
 
 # %% ../../nbs/3_model/04_feedback.ipynb #daca65d4

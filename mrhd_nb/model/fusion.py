@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from .layers import ClipLayer, Dropout, Pointwise, by_rows
 
-# %% ../../nbs/3_model/02_fusion.ipynb #7491b260
+# %% ../../nbs/3_model/02_fusion.ipynb #0504f26f
 class ProjectionStage(nn.Module):
     "LayerNorm, dropout, linear layer"
     def __init__(self, *, in_dim:int, out_dim:int, dropout:float=0.):
@@ -24,6 +24,7 @@ class ProjectionStage(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return self.linear(self.drop(self.norm(x)))
 
+# %% ../../nbs/3_model/02_fusion.ipynb #7491b260
 class InputProjection(nn.Module):
     "Features of any width to D in two stages"
     def __init__(self, *, in_dim:int, width:int, dropout:float=0.):
@@ -35,7 +36,7 @@ class InputProjection(nn.Module):
         first, second = self.stages
         return by_rows(lambda x: second(first(x).relu()), x)
 
-# %% ../../nbs/3_model/02_fusion.ipynb #4f6319d3
+# %% ../../nbs/3_model/02_fusion.ipynb #d0000081
 @dataclass(frozen=True)
 class Taps:
     "What the alignment losses read of both modalities (TR-DETR, multi-modal alignment)"
@@ -46,17 +47,13 @@ class Taps:
     clip_mask:Tensor  # (B, L)
     token_mask:Tensor # (B, T)
 
+# %% ../../nbs/3_model/02_fusion.ipynb #4f6319d3
 def mean_rows(x:Tensor, mask:Tensor)->Tensor: # (B, L, D), (B, L) -> (B, D)
     "Mean of the real rows of each sample"
     return (x*mask[...,None]).sum(1)/mask.sum(1, keepdim=True).clamp(min=1)
 
-def tap(
-    clips:Tensor,      # (B, L, D)
-    tokens:Tensor,     # (B, T, D)
-    clip_mask:Tensor,  # (B, L)
-    token_mask:Tensor, # (B, T)
-    over_padding:bool=False, # take the mean of padded rows too (quirk `pooling_over_padding`)
-)->Taps:
+def tap(clips:Tensor, tokens:Tensor, clip_mask:Tensor, token_mask:Tensor, *,
+        over_padding:bool=False)->Taps: # the quirk `pooling_over_padding`
     "Collect what the alignment losses read"
     pools = mean_rows(clips, clip_mask), mean_rows(tokens, token_mask)
     if over_padding: pools = clips.mean(1), tokens.mean(1)

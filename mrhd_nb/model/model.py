@@ -20,7 +20,7 @@ from .experts import ChannelNorm, PlainEncoder, TaskDecoupledUnit
 from .feedback import BinaryFeedback, SoftFeedback, emphasise
 from .decoder import LinearConvHead, MomentDecoder, MomentHead, SumHead
 
-# %% ../../nbs/3_model/06_model.ipynb #208f4ed0
+# %% ../../nbs/3_model/06_model.ipynb #a3c673e0
 @dataclass(frozen=True, eq=False)
 class Maps:
     "What figures show of the inside of a model"
@@ -34,6 +34,7 @@ class Maps:
     task_mr:Tensor|None
     task_hd:Tensor|None
 
+# %% ../../nbs/3_model/06_model.ipynb #208f4ed0
 @dataclass(frozen=True, eq=False)
 class Prediction:
     "What a model predicts for a batch"
@@ -95,7 +96,7 @@ def in_float32(head:nn.Module, *inputs:Tensor|None)->Tensor|tuple[Tensor, ...]:
     "What a head gives in float32, whatever the precision around it"
     with torch.autocast(inputs[0].device.type, enabled=False): return head(*map(widen, inputs))
 
-# %% ../../nbs/3_model/06_model.ipynb #b6e74ac5
+# %% ../../nbs/3_model/06_model.ipynb #d0000083
 @dataclass(frozen=True, eq=False)
 class Projected:
     "What a pass reads"
@@ -104,6 +105,7 @@ class Projected:
     positions:Tensor # P (B or 1, L, D)
     clip_mask:Tensor # (B, L)
 
+# %% ../../nbs/3_model/06_model.ipynb #b6e74ac5
 def fuse(model:nn.Module, given:Projected, maps:bool=False)->tuple[Tensor, Tensor|None]:
     "Clips that have read the query, X (B, L, D), and their attention (fusion layers, B, L, T)"
     clips, words = given.clips, given.words

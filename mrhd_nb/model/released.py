@@ -44,7 +44,7 @@ def released_names(config:ModelConfig|RunConfig)->dict[str, str]: # own name -> 
         names[own] = part+rest
     return names
 
-# %% ../../nbs/3_model/07_released.ipynb #971af189
+# %% ../../nbs/3_model/07_released.ipynb #d0000084
 class _Inert:
     "Stands for numpy's classes and functions in a pickle: keeps neither arguments nor state"
     def __new__(cls, *arguments:Any): return super().__new__(cls)
@@ -54,6 +54,7 @@ class _Options:
     "Stands for any other class: a dictionary, which torch lets a pickle fill with items"
     def __new__(cls, *arguments:Any): return OrderedDict()
 
+# %% ../../nbs/3_model/07_released.ipynb #d0000085
 _DAMAGED = UnpicklingError, OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError
 
 def _unpickle(path:str|Path)->Any:
@@ -70,6 +71,7 @@ def _unpickle(path:str|Path)->Any:
         if isinstance(e, UnpicklingError): said += "; save its 'model' alone and read that"
         raise InputError(f"{path}: is not a checkpoint that can be read safely: {said}") from None
 
+# %% ../../nbs/3_model/07_released.ipynb #971af189
 def read_released(
     source:str|Path|Mapping[str, Any], # .ckpt or .pt file, its content, or a state dict
     ema:bool=True, # take the averaged weights where there are any
@@ -114,7 +116,7 @@ def infer_config(
         sizes[f"{field}_layers"] = len({n.split(".")[3] for n in state if n.startswith(start)})
     return replace(config, heads=heads, **sizes)
 
-# %% ../../nbs/3_model/07_released.ipynb #61834f5b
+# %% ../../nbs/3_model/07_released.ipynb #d0000086
 def fill_released(
     model:MomentModel,
     state:Mapping[str, Tensor], # released name -> tensor
@@ -128,6 +130,7 @@ def fill_released(
     fill_weights(model, tensors, where, called)
     return model
 
+# %% ../../nbs/3_model/07_released.ipynb #d0000087
 def load_released(
     source:str|Path|Mapping[str, Any], # .ckpt or .pt file, its content, or a state dict
     *,
@@ -140,6 +143,7 @@ def load_released(
     where = "state dict" if isinstance(source, Mapping) else str(source)
     return fill_released(MomentModel(infer_config(state, direction, heads)), state, where).eval()
 
+# %% ../../nbs/3_model/07_released.ipynb #61834f5b
 def load_released_weighting(source:str|Path|Mapping, ema:bool=True)->dict[str, Tensor]|None:
     "The state dict of TaskWeave's `JointWeighting` in a released checkpoint; None if there is none"
     state = read_released(source, ema)
