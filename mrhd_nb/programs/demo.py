@@ -146,8 +146,8 @@ with its paired interval: $margins.</p>
 """)
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
-HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), in "
-          "the mean of several seeds over seeds too; another seed would move one's numbers more")
+HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), for "
+          "the mean of seeds also over seeds; another seed moves the numbers of one run by more")
 
 def demo_report(
     out:Path,

@@ -184,13 +184,14 @@ def seeds_table(runs:pd.DataFrame, metrics:Sequence[str]=SHOWN)->pd.DataFrame: #
 # %% ../../nbs/8_programs/03_sweep.ipynb #a04f3e1a
 def video_table(runs:pd.DataFrame)->pd.DataFrame: # of `runs_table`; on data with domains
     "What every video scored, for each row of the table of runs"
-    parts, kept = [], ["protocol", "system", "data", "seed", "epochs", "evaluations", "which"]
+    parts, kept = [], ["protocol", "system", "data", "seed", "epochs", "evaluations"]
     for row in runs.to_dict("records"):
         config, path = read_config(f"{row['run']}/config.json"), Path(row["run"])
         dataset, given = config.data.dataset, path/f"submission_{row['which']}.jsonl"
         if dataset not in ("tvsum", "youtube"): continue
         table = per_query(given, [as_json(r) for r in split_records(config, "test")], dataset)
-        parts.append(table.assign(dataset=dataset, **{name: row[name] for name in kept}))
+        about = {name: row[name] for name in kept} | {"dataset": dataset, "which": row["which"]}
+        parts.append(table.assign(**about))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #39a1ff7e
