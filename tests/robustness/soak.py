@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from mrhd_nb.learning import training
 from mrhd_nb.data.annotations import Record, write_annotations
-from mrhd_nb.programs.bench import full_batch
+from mrhd_nb.data.batches import planted_batch
 from mrhd_nb.core.config import DataConfig, RunConfig, StreamConfig, to_dict
 from mrhd_nb.core.presets import data_config, run_config
 from mrhd_nb.core.files import rng, write_json
@@ -62,7 +62,7 @@ def held()->dict[str, float]:
 
 def time_young(pipe, config:RunConfig)->None:
     "In a process of its own: how long 20 steps of a fresh state take, whenever it is asked. What slows both down is the machine, not age"
-    batch, seconds = full_batch(config, config.training.batch_size, CLIPS), []
+    batch, seconds = planted_batch(0, [CLIPS]*config.training.batch_size, [32]*config.training.batch_size, config.model.video_dim, config.model.text_dim), []
     state = training.State(config)
     while (feedback := pipe.recv()) is not None:
         for _ in range(20):
@@ -80,6 +80,7 @@ def young(config:RunConfig):
     pipe, end = spawn.Pipe()
     process = spawn.Process(target=time_young, args=(end, config), daemon=True)
     process.start()
+    end.close()                                                        # a young process that fails is an EOFError here
     try: yield lambda feedback: pipe.send(feedback) or pipe.recv()
     finally: pipe.send(None), process.join()
 
@@ -131,13 +132,13 @@ def note(when):
     pages, shared = map(int, open("/proc/self/statm").read().split()[1:3])
     size = os.sysconf("SC_PAGE_SIZE")/2**20
     return {f"{when}_s": time.time()-begun, f"{when}_private_mb": (pages-shared)*size, f"{when}_file_mb": shared*size}
-def first_step(state, batch, *more, **options):
+def first_step(model, weighting, optimizer, batch, *more, **options):
     "The first is a step as ever; after it, the epoch only reads"
     global steps, terms
     steps += 1
     if steps == 1:
         found.update(note("first_batch") | {"needless": [m for m in NEEDLESS if m in sys.modules]})
-        terms = step(state, batch, *more, **options)
+        terms = step(model, weighting, optimizer, batch, *more, **options)
         found.update(note("first_step"))
     if len(batch.records) < config.training.batch_size or steps*config.training.batch_size == int(sys.argv[4]):
         print(json.dumps(found | note("pass")))
@@ -145,7 +146,7 @@ def first_step(state, batch, *more, **options):
         os._exit(0)
     return terms
 import json, os
-NEEDLESS = ("pandas", "scipy", "matplotlib", "torch.distributed.elastic", "papermill")
+NEEDLESS = ("pandas", "scipy", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.elastic", "papermill")
 training.train_step, config = first_step, read_config(sys.argv[2])
 training.train(config, sys.argv[3], progress=False)
 """
