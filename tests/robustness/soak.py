@@ -62,7 +62,8 @@ def held()->dict[str, float]:
 
 def time_young(pipe, config:RunConfig)->None:
     "In a process of its own: how long 20 steps of a fresh state take, whenever it is asked. What slows both down is the machine, not age"
-    batch, seconds = planted_batch(0, [CLIPS]*config.training.batch_size, [32]*config.training.batch_size, config.model.video_dim, config.model.text_dim), []
+    lengths = [CLIPS]*config.training.batch_size, [32]*config.training.batch_size
+    batch, seconds = planted_batch(0, *lengths, config.model.video_dim, config.model.text_dim), []
     state = training.State(config)
     while (feedback := pipe.recv()) is not None:
         for _ in range(20):
@@ -132,13 +133,13 @@ def note(when):
     pages, shared = map(int, open("/proc/self/statm").read().split()[1:3])
     size = os.sysconf("SC_PAGE_SIZE")/2**20
     return {f"{when}_s": time.time()-begun, f"{when}_private_mb": (pages-shared)*size, f"{when}_file_mb": shared*size}
-def first_step(model, weighting, optimizer, batch, *more, **options):
+def first_step(state, batch, *more, **options):
     "The first is a step as ever; after it, the epoch only reads"
     global steps, terms
     steps += 1
     if steps == 1:
         found.update(note("first_batch") | {"needless": [m for m in NEEDLESS if m in sys.modules]})
-        terms = step(model, weighting, optimizer, batch, *more, **options)
+        terms = step(state, batch, *more, **options)
         found.update(note("first_step"))
     if len(batch.records) < config.training.batch_size or steps*config.training.batch_size == int(sys.argv[4]):
         print(json.dumps(found | note("pass")))
@@ -146,7 +147,7 @@ def first_step(model, weighting, optimizer, batch, *more, **options):
         os._exit(0)
     return terms
 import json, os
-NEEDLESS = ("pandas", "scipy", "matplotlib", "sympy", "torch._dynamo", "torch.distributed.elastic", "papermill")
+NEEDLESS = ("pandas", "scipy", "matplotlib", "torch.distributed.elastic", "papermill")
 training.train_step, config = first_step, read_config(sys.argv[2])
 training.train(config, sys.argv[3], progress=False)
 """
