@@ -40,22 +40,19 @@ FIELDS = {"qvhighlights": _COMMON | _MOMENTS, "charades": _COMMON | _WINDOWS,
           "tvsum": _PER_CLIP, "youtube": _PER_CLIP} # data set -> field of a line -> attribute
 
 # %% ../../nbs/2_data/01_annotations.ipynb #8d779190
-_TYPES = {"a number": {int, float}, "an integer": {int}} # bool is neither
-
 def _number(name:str, value:Any, low:float=0, high:float=1e9, kind:str="a number")->float:
     "`value`, if it is a finite number from `low` to `high`"
-    if type(value) not in _TYPES[kind]:
-        raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind}")
-    if not low <= value <= high:                                       # false for NaN
+    types = (int,) if kind == "an integer" else (int, float)           # bool is neither
+    if type(value) not in types or not low <= value <= high:           # false for NaN
         raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind} "
                          f"between {low:g} and {high:g}")
     return value
 
 def _list(name:str, value:Any, length:int|None=None)->list:
     "`value`, if it is a list that is not empty and has the length asked for"
-    if not isinstance(value, list):
-        raise InputError(f"field '{name}': {reprlib.repr(value)} is not a list")
-    if not value: raise InputError(f"field '{name}': empty; leave it out where there are no labels")
+    if not isinstance(value, list) or not value:
+        raise InputError(f"field '{name}': {reprlib.repr(value)} is not a list with entries; "
+                         "leave the field out where there are no labels")
     if length not in (None, len(value)):
         raise InputError(f"field '{name}': {len(value)} entries where {length} are expected")
     return value

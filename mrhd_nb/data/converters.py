@@ -23,14 +23,13 @@ def parse_time(text:str)->float: # whole seconds are int
     total = round(3600*hours+60*minutes+seconds, 6)
     return int(total) if total.is_integer() else total
 
-# %% ../../nbs/2_data/02_converters.ipynb #2fb79cbf
+# %% ../../nbs/2_data/02_converters.ipynb #87da4902
 @contextlib.contextmanager
 def _located(where:str)->Iterator[None]:
     "Put the place before an error"
     try: yield
     except InputError as e: raise InputError(f"{where}: {e}") from None
 
-# %% ../../nbs/2_data/02_converters.ipynb #87da4902
 def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", column -> cell
     "The rows of a table that are not blank"
     try: text = read_bytes(path).decode("utf-8-sig")
@@ -51,6 +50,8 @@ def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", colum
     return [(where, dict(zip(names, cells))) for where, cells in rows]
 
 # %% ../../nbs/2_data/02_converters.ipynb #1777687e
+SLACK = 2. # seconds by which a moment may end after its video
+
 def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, float]: # by video
     "The duration of each video; two that differ are refused"
     durations:dict[str, float] = {}
@@ -65,9 +66,6 @@ def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, fl
                              "give it in a row, or features to count (mrhd convert --data)")
         durations[row["video"]] = duration_of(row["video"])
     return durations
-
-# %% ../../nbs/2_data/02_converters.ipynb #893470df
-SLACK = 2. # seconds by which a moment may end after its video
 
 def _window(row:dict[str, str], duration:float)->tuple[float, float]: # start, end in seconds
     "The moment of one row, if the row is right"
