@@ -10,6 +10,7 @@ __all__ = ['FIELDS', 'Record', 'parse_record', 'as_json', 'read_lines', 'decode_
 import json, reprlib
 import numpy as np
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 from ..core.files import InputError, decode_json, read_bytes, rng, write_atomic
@@ -50,9 +51,9 @@ def _number(name:str, value:Any, low:float=0, high:float=1e9, kind:str="a number
 
 def _list(name:str, value:Any, length:int|None=None)->list:
     "`value`, if it is a list that is not empty and has the length asked for"
-    if not isinstance(value, list) or not value:
-        raise InputError(f"field '{name}': {reprlib.repr(value)} is not a list with entries; "
-                         "leave the field out where there are no labels")
+    if not isinstance(value, list):
+        raise InputError(f"field '{name}': {reprlib.repr(value)} is not a list")
+    if not value: raise InputError(f"field '{name}': empty; leave it out where there are no labels")
     if length not in (None, len(value)):
         raise InputError(f"field '{name}': {len(value)} entries where {length} are expected")
     return value
@@ -86,53 +87,38 @@ def _windows(name:str, values:Any)->tuple[tuple[float, float], ...]:
     return windows
 
 # %% ../../nbs/2_data/01_annotations.ipynb #c0abfb17
-def _require(given:dict, names:Iterable[str])->None:
-    "Refuse a line that lacks one of the fields"
-    for name in names:
-        if name not in given: raise InputError(f"field '{name}': missing")
+_NEEDS = {"relevant_clip_ids": _WINDOWS, "saliency_scores": _MOMENTS} # field: what must be there
 
-def _moment_fields(given:dict, dataset:str)->dict[str, Any]:
-    "Windows, relevant clips and their scores (QVHighlights; Charades-STA has windows alone)"
-    fields:dict[str, Any] = {}
-    if "relevant_windows" in given:
-        fields["windows"] = _windows("relevant_windows", given["relevant_windows"])
-    if dataset == "charades": return fields
-    if "relevant_clip_ids" in given:
-        _require(given, _WINDOWS)
-        fields["clip_ids"] = _clip_ids("relevant_clip_ids", given["relevant_clip_ids"])
-    if "saliency_scores" in given:
-        _require(given, _MOMENTS)
-        scores = _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
-        fields["saliency"] = _rows("saliency_scores", scores, 3, 0, 4, "an integer")
-    return fields
+def _labels(name:str, values:Any, dataset:str)->np.ndarray: # (clips, annotators), read-only
+    "A label for every clip and annotator (TVSum, YouTube Highlights)"
+    annotators = len(_list(f"{name}[0]", _list(name, values)[0]))
+    limits = (annotators, 1, 5) if dataset == "tvsum" else (1, 0, 1, "an integer")
+    labels = np.array(_rows(name, values, *limits))
+    labels.setflags(write=False)
+    return labels
 
-def _clip_fields(given:dict, dataset:str)->dict[str, Any]:
-    "Domain and labels of every clip (TVSum, YouTube Highlights)"
-    _require(given, ("domain",))
-    fields = {"domain": _text("domain", given["domain"])}
-    if "label" in given:
-        annotators = len(_list("label[0]", _list("label", given["label"])[0]))
-        limits = (annotators, 1, 5) if dataset == "tvsum" else (1, 0, 1, "an integer")
-        fields["labels"] = np.array(_rows("label", given["label"], *limits))
-        fields["labels"].setflags(write=False)
-    return fields
+_CHECKS = { # field: what makes the record's value of it
+    "qid": lambda name, value: value if type(value) is int else _text(name, value),
+    "query": _text, "vid": _text, "domain": _text, "duration": partial(_number, low=1e-6),
+    "relevant_windows": _windows, "relevant_clip_ids": _clip_ids,
+    "saliency_scores": lambda name, rows: _rows(name, rows, 3, 0, 4, "an integer")}
 
-# %% ../../nbs/2_data/01_annotations.ipynb #9fc2843f
 def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
     "A record from a parsed line in the data set's own fields; `source` is its file:line"
     if not isinstance(values, dict):
         raise InputError(f"{reprlib.repr(values)} is not a JSON object")
     given = {name: value for name, value in values.items() if value is not None}
-    _require(given, _COMMON)
-    per_clip = dataset in ("tvsum", "youtube")
-    for name in _WINDOWS | _MOMENTS if per_clip else ("label",):
+    read, per_clip = FIELDS[dataset], dataset in ("tvsum", "youtube")
+    for name in _MOMENTS if per_clip else ("label",):
         if name in given: raise InputError(f"field '{name}': {dataset} has none; another data set?")
-    if type(given["qid"]) is not int: _text("qid", given["qid"])
-    labels = (_clip_fields if per_clip else _moment_fields)(given, dataset)
-    return Record(
-        given["qid"], _text("query", given["query"]), _number("duration", given["duration"], 1e-6),
-        _text("vid", given["vid"]), **labels, dataset=dataset, source=source,
-        extra={n: v for n, v in values.items() if v is None or n not in FIELDS[dataset]})
+    needed = [*_COMMON, *["domain"]*per_clip]
+    for name in needed+[other for name in read if name in given for other in _NEEDS.get(name, ())]:
+        if name not in given: raise InputError(f"field '{name}': missing")
+    checks = _CHECKS | {"label": partial(_labels, dataset=dataset)}
+    fields = {read[name]: checks[name](name, given[name]) for name in read if name in given}
+    if "saliency" in fields: _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
+    return Record(**fields, dataset=dataset, source=source,
+                  extra={n: v for n, v in values.items() if v is None or n not in read})
 
 # %% ../../nbs/2_data/01_annotations.ipynb #dce936f5
 def as_json(record:Record)->dict[str, Any]:

@@ -249,7 +249,7 @@ class MomentDataset:
         return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels), tuple(records),
                      self.data.clip_length, index)
 
-# %% ../../nbs/2_data/08_batches.ipynb #e4f6c896
+# %% ../../nbs/2_data/08_batches.ipynb #4347b702
 def by_length(records:Sequence[Record])->list[int]: # their indices
     "Short videos first, and the queries of one video side by side: little padding, few videos"
     return sorted(range(len(records)), key=lambda i: (records[i].duration, records[i].vid))
@@ -267,7 +267,6 @@ def _shuffled(lengths:Sequence[float], batch_size:int, bucket:int,
     batches = [batch for part in parts for batch in _split(part, batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
-# %% ../../nbs/2_data/08_batches.ipynb #4347b702
 def iterate(
     dataset:MomentDataset,
     batch_size:int,

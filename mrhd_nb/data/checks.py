@@ -315,7 +315,6 @@ def _check_clip_length(lengths:Lengths, stream:StreamConfig, data:DataConfig)->I
     what = f"{len(misfits)} of {len(known)} videos have clips of {implied:.3g} s by their rows"
     yield "clip_length", at, stream.name, f"{what}, {data.clip_length:g} s are configured"
 
-# %% ../../nbs/2_data/06_checks.ipynb #64dc2436
 def check_row_counts(lengths:Lengths, data:DataConfig)->Iterator[Fault]:
     "Has each video as many rows as its annotation asks for, one or half a percent aside?"
     wrong = {s: [*_check_clip_length(lengths, s, data)] for s in data.streams}
@@ -329,7 +328,7 @@ def check_row_counts(lengths:Lengths, data:DataConfig)->Iterator[Fault]:
             what = f"{record.vid!r} has {count} rows for {clips:g} clips"
             if excess: yield kind, record.source, name, what
 
-# %% ../../nbs/2_data/06_checks.ipynb #1c46cb3d
+# %% ../../nbs/2_data/06_checks.ipynb #b590a555
 @dataclass(frozen=True)
 class Diagnosis:
     "What was seen and what was found; `dataclasses.asdict` makes plain data of it"
@@ -346,7 +345,6 @@ def _ends(values:Iterable[float])->list[float]: # empty if nothing is known
     known = [round(value, 3) for value in values if not math.isnan(value)]
     return [min(known), max(known)] if known else []
 
-# %% ../../nbs/2_data/06_checks.ipynb #b590a555
 def diagnose(data:DataConfig, *, features:bool=True)->Diagnosis: # False: the annotations alone
     "Check the annotations and features of a data set against each other"
     splits, faults = examine_annotations(data)
@@ -387,9 +385,9 @@ def diagnosis_text(diagnosis:Diagnosis)->str: # several lines
             lines.append(f"    {where}: {place.what}")
         if f.count > len(f.places): lines.append(f"    and {f.count-len(f.places)} more")
         lines.append(f"    -> {f.advice}\n")
-    many = lambda n, noun: f"{n} {noun}{'' if n == 1 else 's'}"
-    counts = many(diagnosis.errors, "error"), many(diagnosis.warnings, "warning")
-    text = "\n".join([*lines, f"{diagnosis.data}: {', '.join(counts)}"])
+    counts = (diagnosis.errors, "error"), (diagnosis.warnings, "warning")
+    said = ", ".join(f"{count} {noun}{'s'*(count != 1)}" for count, noun in counts)
+    text = "\n".join([*lines, f"{diagnosis.data}: {said}"])
     return text if diagnosis.root == "." else text.replace(diagnosis.root.rstrip(os.sep)+os.sep, "")
 
 # %% ../../nbs/2_data/06_checks.ipynb #bdccdbd2

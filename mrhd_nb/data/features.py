@@ -85,13 +85,12 @@ def read_array(path:str|Path, key:str="", dim:int|None=None, *, text:bool=False)
     if text: rows = np.atleast_2d(rows)
     return check_rows(rows, f"{path}: field '{key}'" if key else str(path), dim)
 
-# %% ../../nbs/2_data/03_features.ipynb #94d0fe41
+# %% ../../nbs/2_data/03_features.ipynb #b15e9c07
 def tef(clips:int)->np.ndarray: # (clips, 2) float32
     "Temporal endpoint features: start and end of each clip as fractions of the video"
     edges = np.arange(clips+1, dtype=np.float32)/np.float32(clips)
     return np.stack([edges[:-1], edges[1:]], 1)
 
-# %% ../../nbs/2_data/03_features.ipynb #b15e9c07
 def clip_count(lengths:Sequence[int], data:DataConfig)->int: # Lc
     "The clips of a video whose streams have so many rows: the shortest, at most `max_clips`"
     return min(lengths) if data.max_clips is None else min(*lengths, data.max_clips)

@@ -181,7 +181,6 @@ class PackedStore:
         "The tokens of the record's query"
         return self.gather_tokens([record])[0][0]
 
-# %% ../../nbs/2_data/04_store.ipynb #c2515ffa
 def open_features(data:DataConfig)->FeatureSource:
     "The features of a data set, from its store if it names one, else from its folder"
     return PackedStore(data_path(data, data.store), data) if data.store else FeatureFolder(data)
