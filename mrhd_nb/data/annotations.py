@@ -109,14 +109,15 @@ def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
         raise InputError(f"{reprlib.repr(values)} is not a JSON object")
     given = {name: value for name, value in values.items() if value is not None}
     read, per_clip = FIELDS[dataset], dataset in ("tvsum", "youtube")
-    for name in _MOMENTS if per_clip else ("label",):
+    for name in _WINDOWS | _MOMENTS if per_clip else ("label",):
         if name in given: raise InputError(f"field '{name}': {dataset} has none; another data set?")
     needed = [*_COMMON, *["domain"]*per_clip]
     for name in needed+[other for name in read if name in given for other in _NEEDS.get(name, ())]:
         if name not in given: raise InputError(f"field '{name}': missing")
     checks = _CHECKS | {"label": partial(_labels, dataset=dataset)}
     fields = {read[name]: checks[name](name, given[name]) for name in read if name in given}
-    if "saliency" in fields: _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
+    if "saliency" in fields:
+        _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
     return Record(**fields, dataset=dataset, source=source,
                   extra={n: v for n, v in values.items() if v is None or n not in read})
 
