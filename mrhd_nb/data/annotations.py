@@ -165,7 +165,7 @@ def write_annotations(path:str|Path, records:Iterable[Record])->None:
     text = "".join(json.dumps(as_json(record))+"\n" for record in records)
     with write_atomic(path) as temporary: temporary.write_text(text)
 
-# %% ../../nbs/2_data/01_annotations.ipynb #9a383809
+# %% ../../nbs/2_data/01_annotations.ipynb #9a383808
 def select_domain(records:list[Record], domain:str)->list[Record]:
     "The records of one domain; an empty name keeps all"
     kept = [record for record in records if domain in ("", record.domain)]
@@ -173,6 +173,7 @@ def select_domain(records:list[Record], domain:str)->list[Record]:
     known = ", ".join(sorted({str(record.domain) for record in records}))
     raise InputError(f"domain '{domain}': no records; one of {known}")
 
+# %% ../../nbs/2_data/01_annotations.ipynb #9a383809
 def carve(records:list[Record], share:float, seed:int)->tuple[list[Record], list[Record]]:
     "Set a share of each domain's videos aside for validation: the rest, the validation part"
     chosen:set[str] = set()

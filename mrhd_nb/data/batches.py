@@ -92,7 +92,7 @@ def _per_clip(record:Record, clips:int, data:DataConfig, generator:torch.Generat
         relevant[np.argsort(sums, kind="stable")[len(labels)//2:]] = True
     return saliency, [sums.argmax()], [sums.argmin()], relevant
 
-# %% ../../nbs/2_data/08_batches.ipynb #dd966917
+# %% ../../nbs/2_data/08_batches.ipynb #60a1ce9f
 _RULES:dict[str, Callable[..., _Clips]] = { # field of the record: rule
     "labels": _per_clip, "saliency": _graded, "windows": _windowed}
 
@@ -100,6 +100,7 @@ def label_kind(record:Record)->str|None: # labels, saliency or windows
     "Which of its labels a record is trained on"
     return next((name for name in _RULES if getattr(record, name) is not None), None)
 
+# %% ../../nbs/2_data/08_batches.ipynb #dd966917
 def label(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->Labels|None:
     "The training labels of a sample of Lc = `clips` (specification 1.4, 1.5); None without any"
     kind = label_kind(record)

@@ -54,7 +54,7 @@ FAULTS = { # kind: severity, what to do
     "cut": ("warning", "raise 'max_clips' or 'max_tokens' to read more (null: no limit)"),
 }
 
-# %% ../../nbs/2_data/06_checks.ipynb #f872dcf2
+# %% ../../nbs/2_data/06_checks.ipynb #f872dcf1
 Fault = tuple[str, str, str, str] # kind, "file:line" or a file, field or stream, what is wrong
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Finding:
     count:int = 0
     places:list[Place] = field(default_factory=list) # the first three
 
+# %% ../../nbs/2_data/06_checks.ipynb #f872dcf2
 def _printable(text:str)->str:
     "A text on one line that every terminal can show"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -128,6 +129,7 @@ def check_windows(record:Record, data:DataConfig)->Iterator[Fault]:
         if step and max(abs(v/step-round(v/step)) for v in (start, stop)) > 1e-6:
             yield "rounding", *at, f"{window}, but times are rounded to {step:g} s"
 
+# %% ../../nbs/2_data/06_checks.ipynb #e6379015
 def _check_fractions(records:Sequence[Record])->Iterator[Fault]:
     "Are the windows of a file fractions of the video?"
     ends = [(end, record) for record in records for _, end in record.windows or ()]
@@ -242,7 +244,7 @@ def describe_table(rows:np.ndarray)->TableStats: # of (n, D) float32
     unit, digest = bool((abs(norms-1) < 2e-3).all()), hashlib.sha256(rows.tobytes()).digest()
     return TableStats(len(rows), int((norms == 0).sum()), unit, digest)
 
-# %% ../../nbs/2_data/06_checks.ipynb #be3e5227
+# %% ../../nbs/2_data/06_checks.ipynb #be3e5226
 Seen = dict[str, TableStats] # by the keys of `Wanted`
 
 def _place(data:DataConfig, stream:StreamConfig, record:Record)->str:
@@ -250,6 +252,7 @@ def _place(data:DataConfig, stream:StreamConfig, record:Record)->str:
     name = feature_files(stream, record)[0]
     return f"{data_path(data, data.store)}[{name}]" if data.store else str(data_path(data)/name)
 
+# %% ../../nbs/2_data/06_checks.ipynb #be3e5227
 def examine_stream(data:DataConfig, stream:StreamConfig, wanted:Wanted)->tuple[Seen, list[Fault]]:
     "Read every table of a stream once, describe it and forget it"
     alone = {"streams": (stream,), "text": replace(data.text, files=())}
@@ -285,6 +288,7 @@ def check_tables(seen:Seen, wanted:Wanted, stream:StreamConfig, data:DataConfig)
         what = f"rows of length one in {len(units)} of {len(seen)} files"
         yield "unit_rows", _place(data, stream, wanted[units[0]]), stream.name, what
 
+# %% ../../nbs/2_data/06_checks.ipynb #d80746e6
 def check_order(data:DataConfig)->Iterator[Fault]:
     "Does CLIP stand before SlowFast?"
     names = [stream.name.lower() for stream in data.streams]
@@ -315,6 +319,7 @@ def _check_clip_length(lengths:Lengths, stream:StreamConfig, data:DataConfig)->I
     what = f"{len(misfits)} of {len(known)} videos have clips of {implied:.3g} s by their rows"
     yield "clip_length", at, stream.name, f"{what}, {data.clip_length:g} s are configured"
 
+# %% ../../nbs/2_data/06_checks.ipynb #64dc2436
 def check_row_counts(lengths:Lengths, data:DataConfig)->Iterator[Fault]:
     "Has each video as many rows as its annotation asks for, one or half a percent aside?"
     wrong = {s: [*_check_clip_length(lengths, s, data)] for s in data.streams}
@@ -328,7 +333,7 @@ def check_row_counts(lengths:Lengths, data:DataConfig)->Iterator[Fault]:
             what = f"{record.vid!r} has {count} rows for {clips:g} clips"
             if excess: yield kind, record.source, name, what
 
-# %% ../../nbs/2_data/06_checks.ipynb #b590a555
+# %% ../../nbs/2_data/06_checks.ipynb #1c46cb3d
 @dataclass(frozen=True)
 class Diagnosis:
     "What was seen and what was found; `dataclasses.asdict` makes plain data of it"
@@ -345,6 +350,7 @@ def _ends(values:Iterable[float])->list[float]: # empty if nothing is known
     known = [round(value, 3) for value in values if not math.isnan(value)]
     return [min(known), max(known)] if known else []
 
+# %% ../../nbs/2_data/06_checks.ipynb #b590a555
 def diagnose(data:DataConfig, *, features:bool=True)->Diagnosis: # False: the annotations alone
     "Check the annotations and features of a data set against each other"
     splits, faults = examine_annotations(data)

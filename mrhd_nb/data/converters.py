@@ -23,13 +23,14 @@ def parse_time(text:str)->float: # whole seconds are int
     total = round(3600*hours+60*minutes+seconds, 6)
     return int(total) if total.is_integer() else total
 
-# %% ../../nbs/2_data/02_converters.ipynb #87da4902
+# %% ../../nbs/2_data/02_converters.ipynb #2fb79cbf
 @contextlib.contextmanager
 def _located(where:str)->Iterator[None]:
     "Put the place before an error"
     try: yield
     except InputError as e: raise InputError(f"{where}: {e}") from None
 
+# %% ../../nbs/2_data/02_converters.ipynb #87da4902
 def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", column -> cell
     "The rows of a table that are not blank"
     try: text = read_bytes(path).decode("utf-8-sig")
@@ -49,7 +50,7 @@ def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", colum
             raise InputError(f"{where}: {len(cells)} cells where the first line has {len(names)}")
     return [(where, dict(zip(names, cells))) for where, cells in rows]
 
-# %% ../../nbs/2_data/02_converters.ipynb #1777687e
+# %% ../../nbs/2_data/02_converters.ipynb #893470df
 SLACK = 2. # seconds by which a moment may end after its video
 
 def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, float]: # by video
@@ -67,6 +68,7 @@ def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, fl
         durations[row["video"]] = duration_of(row["video"])
     return durations
 
+# %% ../../nbs/2_data/02_converters.ipynb #1777687e
 def _window(row:dict[str, str], duration:float)->tuple[float, float]: # start, end in seconds
     "The moment of one row, if the row is right"
     for name in ("video", "query", "split"):

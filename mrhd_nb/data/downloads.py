@@ -144,13 +144,14 @@ def unpack(archive:Path, folder:Path, source:Source)->None:
         raise InputError(f"{archive}: remove it, no archive or a damaged one: {reason}") from None
     finally: shutil.rmtree(work, ignore_errors=True)
 
-# %% ../../nbs/2_data/05_downloads.ipynb #74e6d4c4
+# %% ../../nbs/2_data/05_downloads.ipynb #26d31d34
 def is_there(source:Source, folder:Path)->bool:
     "Is a file in place, or are the folders of an archive?"
     if source.folders: return all((folder/name).is_dir() for name in source.folders)
     path, known = folder/source.name, source.sha256
     return path.is_file() and (known is None or pooch.file_hash(str(path)) == known)
 
+# %% ../../nbs/2_data/05_downloads.ipynb #74e6d4c4
 def settle(source:Source, folder:Path)->str: # what was done
     "Bring one file into place, verified and unpacked"
     path, origin = folder/source.name, "a person"
@@ -163,13 +164,14 @@ def settle(source:Source, folder:Path)->str: # what was done
     trust = "verified" if source.sha256 else f"not verified, since no hash is known; SHA-256 {seen}"
     return f"{size:,} bytes from {origin}; {trust}"
 
-# %% ../../nbs/2_data/05_downloads.ipynb #3a711f97
+# %% ../../nbs/2_data/05_downloads.ipynb #6b176579
 def data_folder(name:str, out:str="")->Path:
     "The folder of a data set: `out`, or where its data configuration looks"
     if out: return Path(out)
     if os.environ.get("MRHD_DATA"): return Path(os.environ["MRHD_DATA"])/name
     raise InputError("download: set MRHD_DATA to the folder of the data sets, or give --out")
 
+# %% ../../nbs/2_data/05_downloads.ipynb #3a711f97
 def download(
     name:str,    # of the data set
     out:str="",  # folder; empty: $MRHD_DATA/NAME

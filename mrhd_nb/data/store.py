@@ -58,7 +58,7 @@ def find_features(data:DataConfig)->dict[StreamConfig, dict[str, Record]]: # as 
     if len({s.name for s in needs}) < len(needs): raise InputError("field 'streams': equal names")
     return needs
 
-# %% ../../nbs/2_data/04_store.ipynb #251085dc
+# %% ../../nbs/2_data/04_store.ipynb #251085db
 STORE_SCHEMA = 2 # another layout of a store gets another number
 @dataclass(frozen=True)
 class StoredStream:
@@ -74,6 +74,7 @@ class Manifest:
     schema:int
     streams:tuple[StoredStream, ...]
 
+# %% ../../nbs/2_data/04_store.ipynb #251085dc
 def read_manifest(folder:str|Path)->Manifest:
     "The manifest of a store; one of another schema is refused"
     values = read_json(path := Path(folder)/"manifest.json")
@@ -181,6 +182,7 @@ class PackedStore:
         "The tokens of the record's query"
         return self.gather_tokens([record])[0][0]
 
+# %% ../../nbs/2_data/04_store.ipynb #c2515ffa
 def open_features(data:DataConfig)->FeatureSource:
     "The features of a data set, from its store if it names one, else from its folder"
     return PackedStore(data_path(data, data.store), data) if data.store else FeatureFolder(data)
