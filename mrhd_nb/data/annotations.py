@@ -10,6 +10,7 @@ __all__ = ['FIELDS', 'Record', 'parse_record', 'as_json', 'read_lines', 'decode_
 import json, reprlib
 import numpy as np
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 from ..core.files import InputError, decode_json, read_bytes, rng, write_atomic
@@ -40,13 +41,10 @@ FIELDS = {"qvhighlights": _COMMON | _MOMENTS, "charades": _COMMON | _WINDOWS,
           "tvsum": _PER_CLIP, "youtube": _PER_CLIP} # data set -> field of a line -> attribute
 
 # %% ../../nbs/2_data/01_annotations.ipynb #8d779190
-_TYPES = {"a number": {int, float}, "an integer": {int}} # bool is neither
-
 def _number(name:str, value:Any, low:float=0, high:float=1e9, kind:str="a number")->float:
     "`value`, if it is a finite number from `low` to `high`"
-    if type(value) not in _TYPES[kind]:
-        raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind}")
-    if not low <= value <= high:                                       # false for NaN
+    types = (int,) if kind == "an integer" else (int, float)           # bool is neither
+    if type(value) not in types or not low <= value <= high:           # false for NaN
         raise InputError(f"field '{name}': {reprlib.repr(value)} is not {kind} "
                          f"between {low:g} and {high:g}")
     return value
@@ -89,53 +87,39 @@ def _windows(name:str, values:Any)->tuple[tuple[float, float], ...]:
     return windows
 
 # %% ../../nbs/2_data/01_annotations.ipynb #c0abfb17
-def _require(given:dict, names:Iterable[str])->None:
-    "Refuse a line that lacks one of the fields"
-    for name in names:
-        if name not in given: raise InputError(f"field '{name}': missing")
+_NEEDS = {"relevant_clip_ids": _WINDOWS, "saliency_scores": _MOMENTS} # field: what must be there
 
-def _moment_fields(given:dict, dataset:str)->dict[str, Any]:
-    "Windows, relevant clips and their scores (QVHighlights; Charades-STA has windows alone)"
-    fields:dict[str, Any] = {}
-    if "relevant_windows" in given:
-        fields["windows"] = _windows("relevant_windows", given["relevant_windows"])
-    if dataset == "charades": return fields
-    if "relevant_clip_ids" in given:
-        _require(given, _WINDOWS)
-        fields["clip_ids"] = _clip_ids("relevant_clip_ids", given["relevant_clip_ids"])
-    if "saliency_scores" in given:
-        _require(given, _MOMENTS)
-        scores = _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
-        fields["saliency"] = _rows("saliency_scores", scores, 3, 0, 4, "an integer")
-    return fields
+def _labels(name:str, values:Any, dataset:str)->np.ndarray: # (clips, annotators), read-only
+    "A label for every clip and annotator (TVSum, YouTube Highlights)"
+    annotators = len(_list(f"{name}[0]", _list(name, values)[0]))
+    limits = (annotators, 1, 5) if dataset == "tvsum" else (1, 0, 1, "an integer")
+    labels = np.array(_rows(name, values, *limits))
+    labels.setflags(write=False)
+    return labels
 
-def _clip_fields(given:dict, dataset:str)->dict[str, Any]:
-    "Domain and labels of every clip (TVSum, YouTube Highlights)"
-    _require(given, ("domain",))
-    fields = {"domain": _text("domain", given["domain"])}
-    if "label" in given:
-        annotators = len(_list("label[0]", _list("label", given["label"])[0]))
-        limits = (annotators, 1, 5) if dataset == "tvsum" else (1, 0, 1, "an integer")
-        fields["labels"] = np.array(_rows("label", given["label"], *limits))
-        fields["labels"].setflags(write=False)
-    return fields
+_CHECKS = { # field: what makes the record's value of it
+    "qid": lambda name, value: value if type(value) is int else _text(name, value),
+    "query": _text, "vid": _text, "domain": _text, "duration": partial(_number, low=1e-6),
+    "relevant_windows": _windows, "relevant_clip_ids": _clip_ids,
+    "saliency_scores": lambda name, rows: _rows(name, rows, 3, 0, 4, "an integer")}
 
-# %% ../../nbs/2_data/01_annotations.ipynb #9fc2843f
 def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
     "A record from a parsed line in the data set's own fields; `source` is its file:line"
     if not isinstance(values, dict):
         raise InputError(f"{reprlib.repr(values)} is not a JSON object")
     given = {name: value for name, value in values.items() if value is not None}
-    _require(given, _COMMON)
-    per_clip = dataset in ("tvsum", "youtube")
+    read, per_clip = FIELDS[dataset], dataset in ("tvsum", "youtube")
     for name in _WINDOWS | _MOMENTS if per_clip else ("label",):
         if name in given: raise InputError(f"field '{name}': {dataset} has none; another data set?")
-    if type(given["qid"]) is not int: _text("qid", given["qid"])
-    labels = (_clip_fields if per_clip else _moment_fields)(given, dataset)
-    return Record(
-        given["qid"], _text("query", given["query"]), _number("duration", given["duration"], 1e-6),
-        _text("vid", given["vid"]), **labels, dataset=dataset, source=source,
-        extra={n: v for n, v in values.items() if v is None or n not in FIELDS[dataset]})
+    needed = [*_COMMON, *["domain"]*per_clip]
+    for name in needed+[other for name in read if name in given for other in _NEEDS.get(name, ())]:
+        if name not in given: raise InputError(f"field '{name}': missing")
+    checks = _CHECKS | {"label": partial(_labels, dataset=dataset)}
+    fields = {read[name]: checks[name](name, given[name]) for name in read if name in given}
+    if "saliency" in fields:
+        _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
+    return Record(**fields, dataset=dataset, source=source,
+                  extra={n: v for n, v in values.items() if v is None or n not in read})
 
 # %% ../../nbs/2_data/01_annotations.ipynb #dce936f5
 def as_json(record:Record)->dict[str, Any]:
@@ -181,7 +165,7 @@ def write_annotations(path:str|Path, records:Iterable[Record])->None:
     text = "".join(json.dumps(as_json(record))+"\n" for record in records)
     with write_atomic(path) as temporary: temporary.write_text(text)
 
-# %% ../../nbs/2_data/01_annotations.ipynb #9a383809
+# %% ../../nbs/2_data/01_annotations.ipynb #9a383808
 def select_domain(records:list[Record], domain:str)->list[Record]:
     "The records of one domain; an empty name keeps all"
     kept = [record for record in records if domain in ("", record.domain)]
@@ -189,6 +173,7 @@ def select_domain(records:list[Record], domain:str)->list[Record]:
     known = ", ".join(sorted({str(record.domain) for record in records}))
     raise InputError(f"domain '{domain}': no records; one of {known}")
 
+# %% ../../nbs/2_data/01_annotations.ipynb #9a383809
 def carve(records:list[Record], share:float, seed:int)->tuple[list[Record], list[Record]]:
     "Set a share of each domain's videos aside for validation: the rest, the validation part"
     chosen:set[str] = set()

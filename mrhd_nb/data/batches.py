@@ -11,6 +11,7 @@ import math, torch
 import numpy as np
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from ..core.files import InputError, generator as named_generator, rng
@@ -133,9 +134,8 @@ class Targets:
 
     def to(self, device:str|torch.device)->"Targets":
         "The same targets on a device"
-        rest = (self.saliency, self.positive, self.negative, self.relevant)
-        spans, rest = tuple(s.to(device) for s in self.spans), (t.to(device) for t in rest)
-        return Targets(spans, *rest, self.has_moments)
+        moved = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, spans=tuple(s.to(device) for s in self.spans), **moved)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -155,18 +155,15 @@ class Batch:
 
     def to(self, device:str|torch.device)->"Batch":
         "The same batch on a device"
-        names = ("video", "clip_mask", "tokens", "token_mask", "targets", "video_index")
-        parts = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        parts = {n: t for n, t in vars(self).items() if isinstance(t, (Tensor, Targets))}
         return replace(self, **{name: part.to(device) for name, part in parts.items()})
 
 # %% ../../nbs/2_data/08_batches.ipynb #23c4720c
+_pad = partial(pad_sequence, batch_first=True) # some (n, ...) -> (B, L, ...), 0 behind their ends
+
 def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
     "True where a sample of this length has a row"
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-
-def _pad(tables:Sequence[Tensor])->Tensor: # (B, L, ...)
-    "Tables of different length as one, with zeros behind their ends"
-    return pad_sequence(list(tables), batch_first=True)
 
 def _targets(labels:Sequence[Labels|None])->Targets|None:
     "The labels of a batch; None if a sample has none"
@@ -197,22 +194,19 @@ CACHE_BYTES = 2<<30 # of features that one data set keeps; past it, they are rea
 def _check_kind(record:Record, data:DataConfig)->None:
     "Refuse a record that was read as one of other data"
     if record.dataset != data.dataset:
-        what = f"'dataset': read as {record.dataset}, but data '{data.name}' are {data.dataset}"
-        raise InputError(f"{record.source}: field {what}")
+        raise InputError(f"{record.source}: field 'dataset': read as {record.dataset}, "
+                         f"but data '{data.name}' are {data.dataset}")
     if record.saliency is not None and data.clip_length != 2:
-        what = f"rates clips of 2 s, but data '{data.name}' have clips of {data.clip_length:g} s"
-        raise InputError(f"{record.source}: field 'saliency_scores': {what}")
+        raise InputError(f"{record.source}: field 'saliency_scores': rates clips of 2 s, "
+                         f"but data '{data.name}' have clips of {data.clip_length:g} s")
 
-# %% ../../nbs/2_data/08_batches.ipynb #8a3b1c0c
 class MomentDataset:
     "Records with their features and labels"
-    def __init__(self, records:Sequence[Record], source:FeatureSource, data:DataConfig, *,
-                 cache:bool=True): # keep features in memory, up to `CACHE_BYTES`
+    def __init__(self, records:Sequence[Record], source:FeatureSource, data:DataConfig):
         for record in records: _check_kind(record, data)
         self.records, self.source, self.data = list(records), source, data
         self.gathers = hasattr(source, "gather_videos")
-        self.cache = cache and not self.gathers
-        self._kept:dict[tuple[str, int|str], Tensor] = {}
+        self._kept:dict[tuple[str, int|str], Tensor] = {}              # up to `CACHE_BYTES`
         self._bytes = 0
 
     def __len__(self)->int: return len(self.records)
@@ -222,7 +216,7 @@ class MomentDataset:
         name = kind, record.vid if kind == "video" else record.qid
         if name in self._kept: return self._kept[name]
         rows = torch.from_numpy(getattr(self.source, kind)(record))
-        if self.cache and self._bytes+rows.nbytes <= CACHE_BYTES:
+        if not self.gathers and self._bytes+rows.nbytes <= CACHE_BYTES:
             self._kept[name] = rows
             self._bytes += rows.nbytes
         return rows
@@ -232,8 +226,8 @@ class MomentDataset:
         if not self.gathers:
             tables = [self._features(kind, record) for record in records]
             return _pad(tables), list(map(len, tables))
-        gather = {"video": "gather_videos", "tokens": "gather_tokens"}[kind]
-        rows, lengths = getattr(self.source, gather)(records)
+        gather = self.source.gather_videos if kind == "video" else self.source.gather_tokens
+        rows, lengths = gather(records)
         return torch.as_tensor(rows), lengths
 
     def sample(self, i:int, generator:torch.Generator|None=None)->Sample:
@@ -256,7 +250,7 @@ class MomentDataset:
         return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels), tuple(records),
                      self.data.clip_length, index)
 
-# %% ../../nbs/2_data/08_batches.ipynb #e4f6c896
+# %% ../../nbs/2_data/08_batches.ipynb #4347b702
 def by_length(records:Sequence[Record])->list[int]: # their indices
     "Short videos first, and the queries of one video side by side: little padding, few videos"
     return sorted(range(len(records)), key=lambda i: (records[i].duration, records[i].vid))
@@ -274,7 +268,6 @@ def _shuffled(lengths:Sequence[float], batch_size:int, bucket:int,
     batches = [batch for part in parts for batch in _split(part, batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
-# %% ../../nbs/2_data/08_batches.ipynb #4347b702
 def iterate(
     dataset:MomentDataset,
     batch_size:int,

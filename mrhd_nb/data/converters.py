@@ -50,7 +50,9 @@ def _rows(path:str|Path)->list[tuple[str, dict[str, str]]]: # "file:line", colum
             raise InputError(f"{where}: {len(cells)} cells where the first line has {len(names)}")
     return [(where, dict(zip(names, cells))) for where, cells in rows]
 
-# %% ../../nbs/2_data/02_converters.ipynb #1777687e
+# %% ../../nbs/2_data/02_converters.ipynb #893470df
+SLACK = 2. # seconds by which a moment may end after its video
+
 def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, float]: # by video
     "The duration of each video; two that differ are refused"
     durations:dict[str, float] = {}
@@ -66,9 +68,7 @@ def _durations(rows:list, duration_of:Callable[[str], float]|None)->dict[str, fl
         durations[row["video"]] = duration_of(row["video"])
     return durations
 
-# %% ../../nbs/2_data/02_converters.ipynb #893470df
-SLACK = 2. # seconds by which a moment may end after its video
-
+# %% ../../nbs/2_data/02_converters.ipynb #1777687e
 def _window(row:dict[str, str], duration:float)->tuple[float, float]: # start, end in seconds
     "The moment of one row, if the row is right"
     for name in ("video", "query", "split"):

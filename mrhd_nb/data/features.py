@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNPACKED_BYTES', 'normalise_rows', 'check_rows', 'prepare_rows', 'load_array', 'read_array', 'tef', 'clip_count',
-           'lay_out', 'assemble', 'token_count', 'assemble_tokens', 'word_vectors', 'FeatureSource', 'feature_files',
+           'lay_out', 'assemble', 'assemble_tokens', 'words_of', 'word_vectors', 'FeatureSource', 'feature_files',
            'read_stream', 'FeatureFolder', 'MemoryFeatures', 'feature_seconds']
 
 # %% ../../nbs/2_data/03_features.ipynb #f6012575
@@ -85,13 +85,12 @@ def read_array(path:str|Path, key:str="", dim:int|None=None, *, text:bool=False)
     if text: rows = np.atleast_2d(rows)
     return check_rows(rows, f"{path}: field '{key}'" if key else str(path), dim)
 
-# %% ../../nbs/2_data/03_features.ipynb #94d0fe41
+# %% ../../nbs/2_data/03_features.ipynb #b15e9c07
 def tef(clips:int)->np.ndarray: # (clips, 2) float32
     "Temporal endpoint features: start and end of each clip as fractions of the video"
     edges = np.arange(clips+1, dtype=np.float32)/np.float32(clips)
     return np.stack([edges[:-1], edges[1:]], 1)
 
-# %% ../../nbs/2_data/03_features.ipynb #b15e9c07
 def clip_count(lengths:Sequence[int], data:DataConfig)->int: # Lc
     "The clips of a video whose streams have so many rows: the shortest, at most `max_clips`"
     return min(lengths) if data.max_clips is None else min(*lengths, data.max_clips)
@@ -126,19 +125,19 @@ def assemble(streams:Sequence[np.ndarray], data:DataConfig, where:str="features"
     return lay_out([clips], data, lambda i, _, channels: np.copyto(channels, ready[i]))[0]
 
 # %% ../../nbs/2_data/03_features.ipynb #5ff29508
-def token_count(length:int, data:DataConfig)->int: # T
-    "How many of a query's rows are kept: at most `max_tokens`"
-    return length if data.max_tokens is None else min(length, data.max_tokens)
-
 def assemble_tokens(rows:np.ndarray, data:DataConfig, where:str="features")->np.ndarray: # (T, Dt)
     "Cut and normalise the tokens of one query; pooled text is one token"
-    rows = np.atleast_2d(rows)[:token_count(len(np.atleast_2d(rows)), data)]
+    rows = np.atleast_2d(rows)[:data.max_tokens]                       # None cuts nothing
     return prepare_rows(rows, data.text, f"{where}: text '{data.text.name}'")
 
 # %% ../../nbs/2_data/03_features.ipynb #6f9baad9
+def words_of(query:str)->tuple[str, ...]:
+    "The words of a query in lower case; a query without any is one word itself"
+    return tuple(re.findall(r"\w+", query.lower())) or (query,)
+
 def word_vectors(query:str, dim:int)->np.ndarray: # (T, dim) float32, one row per word
     "A fixed random vector for each word of a query"
-    words = re.findall(r"\w+", query.lower()) or [query]
+    words = words_of(query)
     vectors = [named_rng(0, "word", word).standard_normal(dim, np.float32) for word in words]
     return np.stack(vectors)/dim**.5
 
@@ -172,10 +171,11 @@ class FeatureFolder:
         self.data, self.root = data, data_path(data) if root is None else Path(root)
         self._seen:dict[Path, tuple[int, int]] = {}                    # size and time of change
 
-    def _rows(self, stream:StreamConfig, record:Record)->np.ndarray: # (n, dim), raw
+    def rows(self, stream:StreamConfig, record:Record)->np.ndarray: # (n, dim)
+        "All rows of one stream as they are stored"
         paths = [self.root/name for name in feature_files(stream, record)]
         try:
-            rows = read_stream(stream, paths, text=stream is self.data.text)
+            rows = read_stream(stream, paths, text=stream not in self.data.streams)
             for path in paths:
                 state = path.stat().st_size, path.stat().st_mtime_ns
                 if self._seen.setdefault(path, state) != state:
@@ -186,12 +186,12 @@ class FeatureFolder:
 
     def video(self, record:Record)->np.ndarray: # (Lc, Dv)
         "The clips of the record's video"
-        return assemble([self._rows(stream, record) for stream in self.data.streams], self.data)
+        return assemble([self.rows(stream, record) for stream in self.data.streams], self.data)
 
     def tokens(self, record:Record)->np.ndarray: # (T, Dt)
         "The tokens of the record's query"
         text = self.data.text
-        rows = self._rows(text, record) if text.files else word_vectors(record.query, text.dim)
+        rows = self.rows(text, record) if text.files else word_vectors(record.query, text.dim)
         return assemble_tokens(rows, self.data)
 
 # %% ../../nbs/2_data/03_features.ipynb #fa173620

@@ -12,7 +12,7 @@ from ..core.files import InputError
 from ..core.config import DataConfig, RunConfig, data_path
 from .annotations import Record, carve, read_annotations, select_domain
 from .features import MemoryFeatures
-from .store import open_features
+from .store import open_features, split_text
 from .synthetic import Benchmark, make
 from .batches import MomentDataset
 
@@ -68,8 +68,7 @@ def split_records(config:RunConfig, split:str)->list[Record]: # split: train, va
 def open_split(config:RunConfig, split:str)->MomentDataset: # split: train, val or test
     "The records of one split with the source of their features"
     data, records = config.data, split_records(config, split)
-    if split != "train" and data.val_text:
-        data = replace(data, text=replace(data.text, files=data.val_text))
+    data = replace(data, text=split_text(data, split))
     if data.name != "synthetic": return MomentDataset(records, open_features(data), data)
     made = _benchmark(data)
     return MomentDataset(records, MemoryFeatures(made.streams, made.tokens, data), data)

@@ -187,7 +187,7 @@ def bench_loader(least:float=2.)->list[dict]: # seconds of each measurement; a r
         for dtype, labels in (("float32", False), ("float16", False), ("float32", True)):
             if not (root/dtype).exists(): pack(data, root/dtype, dtype=dtype)
             store, name = PackedStore(root/dtype, data), f"store, {dtype}"+", with labels"*labels
-            dataset = MomentDataset(records if labels else bare, store, data, cache=False)
+            dataset = MomentDataset(records if labels else bare, store, data)
             order = {"shuffle": True, "generator": generator(0, "bench", "order")}
             passes[name] = partial(iterate, dataset, BATCH, **order)
         rates = {name: VIDEOS/time_task(lambda: deque(batches(), 0), least)

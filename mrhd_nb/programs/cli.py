@@ -250,7 +250,7 @@ def doctor_command(args:Namespace)->int:
             write(make(data.seed, train=data.train_queries, val=data.val_queries), folder)
             names = {name: f"highlight_{name}_release.jsonl" for name in ("train", "val")}
             data = replace(data, root=folder, **names)
-        found = diagnose(data, features=not args.annotations_only, progress=True)
+        found = diagnose(data, features=not args.annotations_only)
     print(json.dumps(asdict(found)) if args.json else diagnosis_text(found))
     return 1 if found.errors else 0
 

@@ -200,7 +200,7 @@ def test_labels_of_every_youtube_video(shared):
         draw = np.random.default_rng(0)
         streams = {r.vid: [draw.standard_normal((len(r.labels)+i%3-1, 2048), np.float32)] for i, r in enumerate(records)}
         source = MemoryFeatures(streams, {r.qid: draw.standard_normal((3, 512)) for r in records}, data)
-        for batch in iterate(MomentDataset(records, source, data, cache=False), 64):
+        for batch in iterate(MomentDataset(records, source, data), 64):
             assert not batch.targets.has_moments and not any(map(len, batch.targets.spans))
             for b, r, video, _ in samples(batch):
                 y = [float(v) for v, in r.labels.tolist()][:len(video)]
@@ -236,7 +236,7 @@ def test_every_tvsum_video(shared, monkeypatch, audio):
     folder, data = shared/"features/tvsum", data_config("tvsum_audio" if audio else "tvsum")
     records = split(shared, "tvsum", "train") + split(shared, "tvsum", "val")
     seen = 0
-    for batch in iterate(MomentDataset(records, FeatureFolder(data), data, cache=False), 10):
+    for batch in iterate(MomentDataset(records, FeatureFolder(data), data), 10):
         assert batch.video.shape[2] == data.video_dim == (4100 if audio else 2050) and batch.tokens.shape[2] == 512
         assert not batch.targets.has_moments and batch.targets.positive.shape == batch.targets.negative.shape == (10, 1)
         for b, r, video, tokens in samples(batch):

@@ -151,7 +151,7 @@ def test_what_is_wrong_is_said_with_file_line_and_field(folder, capsys):
         assert said in str(error.value) and "\n" not in str(error.value)
     lines = (folder/"train.jsonl").read_text().splitlines()
     (folder/"train.jsonl").write_text("\n".join([*lines[:2], json.dumps({k: v for k, v in json.loads(lines[2]).items() if k != "relevant_windows"}), *lines[3:]]))
-    with pytest.raises(InputError, match=r"train.jsonl:3: field 'relevant_windows': missing; a training record needs labels"):
+    with pytest.raises(InputError, match=r"train.jsonl:3: field 'relevant_windows': missing; .*needs labels"):
         train(run_config("tr_detr", str(folder/"data.json"), overrides=TINY), folder/"unlabelled", progress=False)
 
 
