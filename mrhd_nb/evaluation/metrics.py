@@ -182,7 +182,7 @@ def youtube_ap(
     "AP of whole rankings of one video"
     return trapezoid_ap((label > 0)[orders,0], np.full(len(orders), (label > 0).sum()))
 
-# %% ../../nbs/4_evaluation/02_metrics.ipynb #8b558a4c
+# %% ../../nbs/4_evaluation/02_metrics.ipynb #8d3f70b2
 LABEL_AP:dict[str, Callable] = {"tvsum": tvsum_ap, "youtube": youtube_ap}
 
 def label_ap(
@@ -194,6 +194,7 @@ def label_ap(
     orders = np.argsort(-scores[:,:len(label)], axis=1, kind="stable")
     return LABEL_AP[dataset](orders, label)
 
+# %% ../../nbs/4_evaluation/02_metrics.ipynb #8b558a4c
 def label_columns(submission:Lines, annotations:Lines, dataset:str)->dict[str, list]:
     "Domain and AP of each video; fractions"
     domains = [v.get("domain") for v in annotations.values]
@@ -223,7 +224,7 @@ def score_queries(
     videos = [str(v.get("vid") or v["qid"]) for v in truth.values]
     return pd.DataFrame({"qid": qids, "vid": videos, **SCORERS[dataset](given, truth)})
 
-# %% ../../nbs/4_evaluation/02_metrics.ipynb #18f1d6fe
+# %% ../../nbs/4_evaluation/02_metrics.ipynb #3b2d5687
 _MOMENTS = ("MR-full-R1@0.5", "MR-full-R1@0.7",
             "MR-full-mAP", "MR-full-mAP@0.5", "MR-full-mAP@0.75")
 _LENGTHS = ("MR-long-mAP", "MR-middle-mAP", "MR-short-mAP")
@@ -231,12 +232,15 @@ _HIGHLIGHTS = tuple(f"HL-min-{level}-{kind}" for level in LEVELS for kind in ("m
 BRIEF = {"qvhighlights": (*_MOMENTS, *_LENGTHS, *_HIGHLIGHTS),
          "charades": ("MR-full-R1@0.3", *_MOMENTS, "MR-full-mIoU"),
          "tvsum": ("mAP",), "youtube": ("mAP",)} # the headline columns of each data set
-KEYS = ("qid", "vid", "domain")                  # columns that are no scores
+
+# %% ../../nbs/4_evaluation/02_metrics.ipynb #5d20c7fe
+KEYS = ("qid", "vid", "domain") # columns that are no scores
 
 def score_columns(table:pd.DataFrame)->list[str]:
     "The metrics in a per-query table: its numbers"
     return [c for c in table.select_dtypes("number") if c not in KEYS]
 
+# %% ../../nbs/4_evaluation/02_metrics.ipynb #18f1d6fe
 def per_query(
     submission:Source,
     annotations:Source,

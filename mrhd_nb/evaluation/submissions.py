@@ -96,7 +96,8 @@ def _fault(value:Any, width:int)->str|None:
     for i, entry in enumerate(value):
         row = entry if width else [entry]
         fits = isinstance(row, (list, tuple)) and len(row) == (width or 1)
-        if not (fits and all(map(_number, row))): return f"entry {i}: {entry!r:.60} is not a {wanted}"
+        fits = fits and all(map(_number, row))
+        if not fits: return f"entry {i}: {entry!r:.60} is not a {wanted}"
     return None
 
 def flatten(
@@ -110,9 +111,10 @@ def flatten(
         entries = list(chain.from_iterable(lists))
         numbers = list(chain.from_iterable(entries)) if width else entries
         values = np.fromiter(numbers, float, len(numbers))
-        plain = {*map(type, lists+entries if width else lists)} <= {list, tuple}
-        plain = plain and all(issubclass(k, Real) and k is not bool for k in {*map(type, numbers)})
-        plain = plain and np.isfinite(values).all() and not (width and {*map(len, entries)}-{width})
+        types, kinds = {*map(type, lists+entries if width else lists)}, {*map(type, numbers)}
+        lengths = {*map(len, entries)} if width else set()
+        plain = types <= {list, tuple} and lengths <= {width} and np.isfinite(values).all()
+        plain = plain and all(issubclass(k, Real) and k is not bool for k in kinds)
     except (TypeError, ValueError, OverflowError): plain = False
     if not plain:
         for i, row in enumerate(lists):
