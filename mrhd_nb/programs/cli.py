@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from .. import __version__
-from ..core.files import InputError, read_json, write_json
+from ..core.files import InputError, read_json, write_atomic, write_json
 
 # %% ../../nbs/8_programs/07_cli.ipynb #4777d7e5
 class Parser(argparse.ArgumentParser):
@@ -73,7 +73,7 @@ def train_command(args:Namespace)->None:
 # %% ../../nbs/8_programs/07_cli.ipynb #98a0cc35
 def evaluate_command(args:Namespace)->None:
     "Score a submission, or a run"
-    from mrhd_nb.evaluation.per_query import per_query, write_per_query
+    from mrhd_nb.evaluation.metrics import per_query
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
     files = {"submission": args.submission, "annotations": args.annotations}
     if args.run and any(files.values()) or not args.run and not all(files.values()):
@@ -88,7 +88,8 @@ def evaluate_command(args:Namespace)->None:
         said = record_scoring(args.annotations, args.submission, metrics)
         if said: print(f"mrhd: {said}", file=sys.stderr)
         if args.intervals or args.per_query: table = per_query(*files.values(), args.dataset)
-    if args.per_query: write_per_query(args.per_query, table)
+    if args.per_query:
+        with write_atomic(args.per_query) as t: table.to_parquet(t, index=False)
     if args.intervals:
         from mrhd_nb.evaluation.leaderboard import interval_block, interval_text
         metrics |= {"intervals": interval_block(table)}

@@ -19,8 +19,8 @@ from ..data.annotations import as_json, write_annotations
 from ..data.splits import open_split, split_records
 from ..data.synthetic import best_constant, make, write
 from ..evaluation.leaderboard import HEADLINES, show, standings
-from ..evaluation.per_query import averages, per_query
-from ..evaluation.statistics import compare, random_answers, summed
+from ..evaluation.metrics import averages, per_query
+from ..evaluation.statistics import compare, difference, random_answers, summed
 from ..figures.provenance import publish
 from ..learning.answers import predict_dataset, write_submission
 from ..learning.checkpoints import load_model
@@ -128,7 +128,8 @@ def margins(
         last = next(row for row in scored if row.startswith(f"{preset}, last"))
         rivals = f"{preset}, shuffled queries", "best constant answer"
         rival = max(rivals, key=lambda row: scored[row][0][metric].mean())
-        made = compare(*(summed(scored[row][0], [metric]) for row in (last, rival))).iloc[0]
+        pair = difference(*(summed(scored[row][0], [metric]) for row in (last, rival)))
+        made = compare(pair).iloc[0]
         rows[preset] = {"rival": rival} | made[["difference", "low", "high"]].to_dict()
     return pd.DataFrame(rows).T
 

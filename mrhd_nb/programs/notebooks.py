@@ -128,7 +128,7 @@ def score_run(
 )->tuple[dict, list[dict], Any]: # metrics, lines of the submission, DataFrame of `per_query`
     "Predict and evaluate a split of a run's own data"
     from mrhd_nb.data.splits import open_split
-    from mrhd_nb.evaluation.per_query import per_query
+    from mrhd_nb.evaluation.metrics import per_query
     from mrhd_nb.learning.checkpoints import load_model
     from mrhd_nb.learning.training import score, shuffle_queries
     model, config = load_model(checkpoint)

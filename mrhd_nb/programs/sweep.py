@@ -21,10 +21,9 @@ from ..core.config import RunConfig, from_dict, override, read_config
 from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import DATA, data_config
 from ..data.annotations import as_json
-from ..data.splits import open_split, read_split, reported_records, split_records
-from ..evaluation.baselines import (
-    baseline_table, protocol_pairs, random_domains, selection_null)
-from ..evaluation.per_query import per_query
+from ..data.splits import read_split, reported_records, split_records
+from ..evaluation.baselines import baseline_table, random_domains, selection_null
+from ..evaluation.metrics import per_query
 from ..evaluation.statistics import intervals, summed
 from ..learning.runs import read_history
 from .demo import HEADLINE
@@ -275,8 +274,7 @@ def protocol_table(out:Path, config:RunConfig, videos:pd.DataFrame)->pd.DataFram
         reported = LEFT if left else HELD
         path = out/f"baselines_{whole.data.name}_{reported.replace(' ', '_')}.csv"
         if not path.is_file():
-            pairs = protocol_pairs(whole, leave_out=left)
-            table = baseline_table(pairs, None if left else open_split(whole, "train"))
+            table = baseline_table(whole, leave_out=left)
             with write_atomic(path) as t: table.to_csv(t, index=False, float_format="%.6f")
         baselines[reported] = pd.read_csv(path)
     return domain_table(videos, baselines, random_domains(reported_records(whole.data)))

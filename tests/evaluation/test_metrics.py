@@ -5,8 +5,7 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 from mrhd_nb.core.files import rng
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.evaluation.metrics import BRIEF, BUCKETS, LEVELS, evaluate, score_queries
-from mrhd_nb.evaluation.per_query import averages, per_query
+from mrhd_nb.evaluation.metrics import BRIEF, BUCKETS, LEVELS, averages, evaluate, per_query, score_queries
 
 SUBMISSIONS = ("moment_detr_sample_val", "tr_detr_val", "taskweave_mr2hd_val", "taskweave_hd2mr_val")
 
@@ -42,7 +41,7 @@ def test_lists_and_shuffled_lines_say_the_same(shared, annotations):
     order = rng(0, "order").permutation(len(lines))
     assert evaluate([lines[i] for i in order], parsed(annotations)) == report
     table = score_queries(path, annotations)
-    assert table.index.tolist() == [v["qid"] for v in parsed(annotations)]
+    assert table.qid.tolist() == [v["qid"] for v in parsed(annotations)]
     assert {k: round(100*table[k].mean(), 2) for k in report["brief"]} == pytest.approx(report["brief"], abs=.0051)
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from mrhd_nb.programs.cli import main
-from mrhd_nb.evaluation.ledger import ledger_table
-from mrhd_nb.evaluation.per_query import averages, per_query
+from mrhd_nb.evaluation.ledger import read_ledger
+from mrhd_nb.evaluation.metrics import averages, per_query
 from mrhd_nb.evaluation.statistics import (
     bootstrap, ceilings, compare, difference, estimate, intervals, permutation_p, random_answers, summed)
 
@@ -53,7 +53,7 @@ def naive_permutation_p(a:dict, b:dict, videos:dict, tosses:int)->float:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_p_values_of_tr_detr_against_taskweave_a_second_way(tables, run):
-    made, tosses = compare(summed(tables["tr_detr"]), summed(tables[run])), 1500
+    made, tosses = compare(difference(summed(tables["tr_detr"]), summed(tables[run]))), 1500
     a, b = (tables[n].set_index("qid") for n in ("tr_detr", run))
     for metric in ("MR-full-R1@0.5", "MR-full-mAP", "HL-min-VeryGood-mAP", "HL-min-VeryGood-Hit1", "MR-short-mAP"):
         counted = a[metric].dropna().index
@@ -111,10 +111,11 @@ def test_scorings_of_the_real_test_split_are_recorded(shared, tmp_path, monkeypa
         (tmp_path/f"{name}.jsonl").write_text("".join(json.dumps(line)+"\n" for line in lines))
         assert main(["evaluate", "--submission", f"{tmp_path}/{name}.jsonl", "--annotations", str(annotations/"highlight_test_with_gt.jsonl"), "--ledger", str(ledger)]) == 0
     assert capsys.readouterr().err.splitlines()[-1].startswith("mrhd: QVHighlights test, 1542 queries: scoring 3 of this test split, 2 different submissions so far")
-    table = ledger_table(ledger)
-    assert table.look.tolist() == [1, 2, 1] and [Path(f).stem for f in table.file] == ["a", "b", "again"] and table["MR-full-mAP"].iloc[0] == table["MR-full-mAP"].iloc[2]
+    first, second, third = read_ledger(ledger)
+    assert [Path(line["file"]).stem for line in (first, second, third)] == ["a", "b", "again"] and first["metrics"] == third["metrics"]
+    assert first["submission"] == third["submission"] != second["submission"] and first["metrics"]["MR-full-mAP"] != second["metrics"]["MR-full-mAP"]
     val = ["evaluate", "--submission", f"{shared}/reference/submissions/tr_detr_val.jsonl", "--annotations", f"{annotations}/highlight_val_release.jsonl", "--ledger", str(ledger)]
-    assert main(val) == 0 and len(ledger_table(ledger)) == 3 and not list(annotations.glob("*.ledger.jsonl*"))
+    assert main(val) == 0 and len(read_ledger(ledger)) == 3 and not list(annotations.glob("*.ledger.jsonl*"))
 
 
 def test_permutation_within_domains_a_second_way():

@@ -22,7 +22,7 @@ def test_a_file_that_is_not_json_lines(tmp_path, text, words):
 def test_a_file_that_cannot_be_read(tmp_path):
     assert "cannot be read" in refusal(load_lines, tmp_path/"none.jsonl", "")
     (tmp_path/"s.jsonl").write_bytes(b'{"qid": "\xff"}\n')
-    assert "is not text" in refusal(load_lines, tmp_path/"s.jsonl", "")
+    assert "s.jsonl:1: not UTF-8 text" in refusal(load_lines, tmp_path/"s.jsonl", "")
 
 
 def test_every_query_is_answered_once():

@@ -1,6 +1,7 @@
 "The `mrhd` command as a shell sees it: exit status, one-line errors, files"
 import json, os, subprocess, sys
 import numpy as np
+import pandas as pd
 from mrhd_nb.programs.cli import COMMANDS, main
 
 
@@ -43,8 +44,7 @@ def test_evaluates_a_released_submission(shared, tmp_path):
 def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, capsys):
     from mrhd_nb.data.annotations import as_json
     from mrhd_nb.evaluation.ledger import read_ledger
-    from mrhd_nb.evaluation.metrics import evaluate
-    from mrhd_nb.evaluation.per_query import averages, read_per_query
+    from mrhd_nb.evaluation.metrics import averages, evaluate
     from mrhd_nb.evaluation.statistics import random_answers
     from mrhd_nb.data.synthetic import make
     truth, given = [as_json(r) for r in make(2, train=1, val=30).val], tmp_path/"s.jsonl"
@@ -63,7 +63,7 @@ def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, ca
     block = written.pop("intervals")
     assert written == official and list(block["metrics"]) == list(official["brief"])
     assert all(r["low"] <= r["value"] <= r["high"] and r["value"] == official["brief"][k] for k, r in block["metrics"].items())
-    assert {k: round(v, 2) for k, v in averages(read_per_query(tmp_path/"q.parquet")).items()} == official["brief"]
+    assert {k: round(v, 2) for k, v in averages(pd.read_parquet(tmp_path/"q.parquet")).items()} == official["brief"]
     assert [line["metrics"] for line in read_ledger(ledger)] == [official["brief"]]*2
     assert main([*words, "--ledger", "off"]) == 0 and "not recorded" in capsys.readouterr().err and len(read_ledger(ledger)) == 2
 
