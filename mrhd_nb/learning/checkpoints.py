@@ -16,8 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from ..core.files import InputError, decode_json, write_atomic
 from ..core.config import RunConfig, parse_config, to_dict
-from ..model.model import MomentModel
-from ..model.model import fill_weights
+from ..model.model import MomentModel, fill_weights
 
 # %% ../../nbs/5_learning/06_checkpoints.ipynb #ee5e91c9
 def file_bytes(tensors:Mapping[str, Tensor], header:dict[str, str])->bytes:
@@ -66,7 +65,8 @@ def load_model(path:str|Path)->tuple[MomentModel, RunConfig]:
     except ValueError as e: raise InputError(f"{path}: field 'config': not JSON: {e}") from None
     config = parse_config(values, str(path))
     model = MomentModel(config)
-    fill_weights(model, {n: t for n, t in tensors.items() if not n.startswith("weighting.")}, str(path))
+    weights = {n: t for n, t in tensors.items() if not n.startswith("weighting.")}
+    fill_weights(model, weights, str(path))
     model.feedback_on = header.get("feedback_on") != "false"
     return model.eval(), config
 

@@ -69,10 +69,10 @@ def take_share(batch:Batch, rank:int, size:int)->tuple[Batch, Share]:
     videos, index, queries = own, batch.video_index, [*range(n)[own], own.stop % n]
     if index is not None: videos, index = index[own].unique(return_inverse=True)
     labels = ("spans", "saliency", "positive", "negative", "relevant")
-    return replace(batch, video=batch.video[videos], clip_mask=batch.clip_mask[own], video_index=index,
-                   tokens=batch.tokens[queries], token_mask=batch.token_mask[queries],
-                   targets=replace(targets, **{n: getattr(targets, n)[own] for n in labels}),
-                   records=batch.records[own]), share
+    targets = replace(targets, **{name: getattr(targets, name)[own] for name in labels})
+    piece = Batch(batch.video[videos], batch.clip_mask[own], batch.tokens[queries],
+                  batch.token_mask[queries], targets, batch.records[own], batch.clip_length, index)
+    return piece, share
 
 # %% ../../nbs/5_learning/02_parallel.ipynb #7d58997b
 class _AllReduce(torch.autograd.Function):
