@@ -67,7 +67,7 @@ def highlight_scale(
 
 # %% ../../nbs/6_inference/01_predictor.ipynb #cb4f70ca
 class Predictor:
-    "A saved model that answers for the features of one video"
+    "A saved model that answers queries about the features of one video"
     def __init__(
         self,
         checkpoint:str|Path, # as for `load`: run folder, checkpoint, or name of shipped weights

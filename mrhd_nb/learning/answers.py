@@ -35,7 +35,7 @@ def windows_se(
 
 # %% ../../nbs/5_learning/08_answers.ipynb #50a2ba4f
 def has_moments(data:DataConfig)->bool:
-    "Does the data set ask for moments?"
+    "Does the data set have moments?"
     return data.dataset not in ("tvsum", "youtube")
 
 def best_first(
@@ -55,7 +55,7 @@ def postprocess(
     quirks:Quirks=Quirks(),
     nms:float|None=None, # drop windows that overlap a better one by more; None keeps all
 )->list[dict[str, Any]]: # one line of a submission per sample
-    "What the model says, in the format that the evaluators read"
+    "A prediction as lines of a submission, the format that the evaluators read"
     lines = [{"qid": r.qid, "query": r.query, "vid": r.vid} for r in batch.records]
     clips = batch.clip_mask.sum(1)                                     # (B,)
     if has_moments(data):
@@ -79,9 +79,9 @@ def predict_dataset(
     batch_size:int=100,
     *,
     device:str|torch.device="cpu", # where the model is
-    feedback:bool|None=None, # let the tasks talk; None: as the model's `feedback_on` says
+    feedback:bool|None=None, # between the tasks; None: as the model's `feedback_on` says
     nms:float|None=None,     # as in `postprocess`
-    world:World=World(), # each rank predicts a part of the batches, and all get all lines
+    world:World=World(),     # each rank predicts a part of the batches; all get all lines
 )->list[dict[str, Any]]: # lines of a submission, in the order of the records
     "Predict every record of a data set"
     training, lines, quirks, data = model.training, [], model.config.quirks, dataset.data

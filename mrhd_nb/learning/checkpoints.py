@@ -73,9 +73,9 @@ def load_model(path:str|Path)->tuple[MomentModel, RunConfig]:
 # %% ../../nbs/5_learning/06_checkpoints.ipynb #0c1e4f35
 def weights_path(
     name:str|Path, # run folder, checkpoint, or name of weights that ship with the package
-    *epochs:str,   # best, last: of a run folder the first that is there
+    *epochs:str,   # "best", "last": which file of a run folder, in order of preference
 )->Path:
-    "The file of the weights that are meant"
+    "The file that holds the weights"
     shipped = {p.stem: p for p in Path(str(files("mrhd_nb")), "weights").glob("*.safetensors")}
     path = Path(name)
     found = [path/f"{epoch}.safetensors" for epoch in epochs] if path.is_dir() else [path]

@@ -26,10 +26,10 @@ def check_device(device:str|torch.device)->torch.device:
 
 # %% ../../nbs/5_learning/05_devices.ipynb #6d8180d0
 def send_ahead(
-    pairs:Iterable[tuple[Batch, Any]], # batches, and what goes along with each and stays here
+    pairs:Iterable[tuple[Batch, Any]], # batches, each with a companion that stays on the CPU
     device:str|torch.device,
 )->Iterator[tuple[Batch, Any]]: # the same, with the batches on the device
-    "Read the next batch while the present one is computed; on the CPU there is nothing to do"
+    "Read the next batch while the present one is computed; on the CPU pass all on unchanged"
     kind = torch.device(device).type
     if kind == "cpu":
         yield from pairs

@@ -53,7 +53,7 @@ PARTS = ("model", "weighting", "optimizer", "average") # what a state holds: ten
 PLAIN = ("epoch", "step", "rows", "history", "best", "last") # and plain values
 
 class State:
-    "What training changes"
+    "Everything that training changes"
     def __init__(self, config:RunConfig, device:str|torch.device="cpu"):
         training = config.training
         build = lambda: MomentModel(config, generator(config.seed, "weights")).to(device)
@@ -76,7 +76,7 @@ class State:
         with write_atomic(path) as t: t.write_bytes(buffer.getbuffer())
 
     def load(self, path:str|Path)->None:
-        "Take over what was saved"
+        "Continue from a state that was saved"
         try:
             saved = torch.load(path, weights_only=True, map_location="cpu")
             if (schema := saved["schema"]) != STATE_SCHEMA:
@@ -182,7 +182,7 @@ def start_from(state:State, config:RunConfig)->None:
 
 # %% ../../nbs/5_learning/09_training.ipynb #845d764d
 class Run:
-    "What belongs to one run in one process: fresh, or in the state that its folder holds"
+    "One run in one process, fresh or continued from the state in its folder"
     def __init__(self, config:RunConfig, out:Path, device:str="cpu", world:World=World()):
         self.config, self.out, self.device, self.world = config, out, device, world
         training, resume = config.training, out/"resume.pt"
@@ -205,7 +205,7 @@ class Run:
 
 # %% ../../nbs/5_learning/09_training.ipynb #5c6318ee
 def epoch_line(state:State, feedback:bool)->dict[str, Any]:
-    "One line of the history, still without metrics, from the steps of the epoch"
+    "The line of the history for the steps of an epoch, still without metrics"
     terms, weights = ([row[name] for row in state.rows] for name in ("terms", "weights"))
     each = lambda name: [t[name] for t in terms]
     line = {"epoch": state.epoch, "step": state.step, "feedback": feedback,
@@ -292,7 +292,7 @@ def finish(run:Run)->None:
 
 # %% ../../nbs/5_learning/09_training.ipynb #48f85ee4
 def _train(config:RunConfig, out:Path, device:str|torch.device, progress:bool)->None:
-    "In each process: open the run, train it, report"
+    "In each process: open the run, train, and write the results"
     before = torch.are_deterministic_algorithms_enabled()
     if config.training.deterministic: os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(before or config.training.deterministic)
@@ -313,7 +313,7 @@ def train(
     progress:bool=True,            # show a bar
     processes:int=1,               # on this machine; with "cuda", each has a GPU of its own
 )->dict[str, Any]: # what metrics.json holds
-    "Train, evaluate, keep best and last; return both"
+    "Train a model, keep its best and last epoch, and return the metrics of both"
     config, out, done = pin_init(config), Path(out), Path(out)/"done.json"
     if processes < 1: raise InputError(f"processes: {processes} is not at least 1")
     check_device(device)
