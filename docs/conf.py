@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import nbformat
-from docutils.utils.math.latex2mathml import tex2mathml
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
 
 DOCS = Path(__file__).resolve().parent
 ROOT, PAGES = DOCS.parent, DOCS/"_pages"
@@ -120,18 +121,14 @@ def write_pages(app, config):
 
 # Equations: MathML, which browsers draw themselves, so that no script has to be fetched
 
-TEX = {r"\\big(?=[()\[\]|])": r"\\bigl", r"\\dots\b": r"\\ldots", r"\\textstyle\b": ""}  # what docutils does not know
-
-
-def write_math(self, node, block):
-    text = node.astext()
-    for pattern, known in TEX.items(): text = re.sub(pattern, known, text)
-    self.body.append(f'<div class="math">{tex2mathml(text, as_block=True)}</div>' if block else tex2mathml(text))
-    from docutils.nodes import SkipNode
+def write_math(self, node, display):
+    mathml = convert(node.astext(), display=display)
+    if "<mi>\\" in mathml: raise ValueError(f"{node.source}: a command of this equation is unknown: {node.astext()}")
+    self.body.append(f'<div class="math">{mathml}</div>' if display == "block" else mathml)
     raise SkipNode
 
 
 def setup(app):
     app.connect("config-inited", write_pages)
-    app.add_html_math_renderer("mathml", (lambda self, node: write_math(self, node, False), None),
-                               (lambda self, node: write_math(self, node, True), None))
+    app.add_html_math_renderer("mathml", (lambda self, node: write_math(self, node, "inline"), None),
+                               (lambda self, node: write_math(self, node, "block"), None))

@@ -139,7 +139,7 @@ def predict(
     mr, hd = model.encoder(fused, *place, mr=moments and not again)    # X_mr, X_hd
     if to_mr or maps: before = in_float32(model.highlight_head, hd.features)
     if to_mr:
-        marks = model.feedback.mark_highlights(before, given.clip_mask).to(fused.dtype)
+        marks = model.feedback.mark_highlights(before, given.clip_mask).to(given.clips.dtype)
         if soft: mr, hd = model.encoder(mr.features+marks[...,None]*fused, *place)
         elif again:
             second = replace(given, clips=emphasise(given.clips, marks))
