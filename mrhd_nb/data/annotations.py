@@ -7,13 +7,13 @@ __all__ = ['FIELDS', 'Record', 'parse_record', 'as_json', 'read_lines', 'decode_
            'select_domain', 'carve']
 
 # %% ../../nbs/2_data/01_annotations.ipynb #a4dc0877
-import json, reprlib
+import reprlib
 import numpy as np
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Iterable, Iterator
-from ..core.files import InputError, decode_json, read_bytes, rng, write_atomic
+from ..core.files import InputError, decode_json, read_bytes, rng, write_json_lines
 
 # %% ../../nbs/2_data/01_annotations.ipynb #26e973a2
 @dataclass(frozen=True, eq=False)
@@ -162,8 +162,7 @@ def read_annotations(path:str|Path, dataset:str="qvhighlights")->list[Record]:
 
 def write_annotations(path:str|Path, records:Iterable[Record])->None:
     "Write records as JSON lines, the whole file or nothing"
-    text = "".join(json.dumps(as_json(record))+"\n" for record in records)
-    with write_atomic(path) as temporary: temporary.write_text(text)
+    write_json_lines(path, map(as_json, records))
 
 # %% ../../nbs/2_data/01_annotations.ipynb #9a383808
 def select_domain(records:list[Record], domain:str)->list[Record]:

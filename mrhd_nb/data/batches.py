@@ -132,10 +132,10 @@ class Targets:
     relevant:Tensor          # (B, L) bool
     has_moments:bool
 
-    def to(self, device:str|torch.device)->"Targets":
-        "The same targets on a device"
-        moved = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
-        return replace(self, spans=tuple(s.to(device) for s in self.spans), **moved)
+    def each(self, function:Callable[[Tensor], Tensor])->"Targets":
+        "The same targets with a function applied to their tensors"
+        rest = (self.saliency, self.positive, self.negative, self.relevant)
+        return Targets(tuple(map(function, self.spans)), *map(function, rest), self.has_moments)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -153,10 +153,15 @@ class Batch:
         "What was made of each video, for each sample"
         return rows if self.video_index is None else rows[self.video_index]
 
-    def to(self, device:str|torch.device)->"Batch":
+    def each(self, function:Callable[[Tensor], Tensor])->"Batch":
+        "The same batch with a function applied to its tensors"
+        names = ("video", "clip_mask", "tokens", "token_mask", "video_index")
+        made = {n: function(getattr(self, n)) for n in names if getattr(self, n) is not None}
+        return replace(self, **made, targets=self.targets and self.targets.each(function))
+
+    def to(self, device:str|torch.device, non_blocking:bool=False)->"Batch":
         "The same batch on a device"
-        parts = {n: t for n, t in vars(self).items() if isinstance(t, (Tensor, Targets))}
-        return replace(self, **{name: part.to(device) for name, part in parts.items()})
+        return self.each(lambda t: t.to(device, non_blocking=non_blocking))
 
 # %% ../../nbs/2_data/08_batches.ipynb #23c4720c
 _pad = partial(pad_sequence, batch_first=True) # some (n, ...) -> (B, L, ...), 0 behind their ends
@@ -215,7 +220,7 @@ class MomentDataset:
         "A video's clips or a query's tokens, from memory where they are"
         name = kind, record.vid if kind == "video" else record.qid
         if name in self._kept: return self._kept[name]
-        rows = torch.from_numpy(getattr(self.source, kind)(record))
+        rows = torch.as_tensor(getattr(self.source, kind)(record))
         if not self.gathers and self._bytes+rows.nbytes <= CACHE_BYTES:
             self._kept[name] = rows
             self._bytes += rows.nbytes

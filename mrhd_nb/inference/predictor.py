@@ -18,7 +18,7 @@ from ..data.annotations import Record
 from ..data.features import assemble, assemble_tokens, read_array, word_vectors
 from ..data.synthetic import token_rows
 from ..data.batches import Sample, collate
-from ..learning.checkpoints import load_model
+from ..learning.checkpoints import load_model, weights_path
 from ..learning.answers import has_moments, postprocess
 
 # %% ../../nbs/6_inference/01_predictor.ipynb #8768e7f3
@@ -67,14 +67,14 @@ def highlight_scale(
 
 # %% ../../nbs/6_inference/01_predictor.ipynb #cb4f70ca
 class Predictor:
-    "A saved model that answers for the features of one video"
+    "A saved model that answers queries about the features of one video"
     def __init__(
         self,
-        checkpoint:str|Path, # a .safetensors file of this package
+        checkpoint:str|Path, # as for `load`: run folder, checkpoint, or name of shipped weights
         *,
         device:str|torch.device="cpu",
     ):
-        self.model, self.config = load_model(checkpoint)
+        self.model, self.config = load_model(weights_path(checkpoint, "best", "last"))
         self.model.to(device).eval()
         self.device, self.data = device, replace(self.config.data, max_clips=None)
 

@@ -16,8 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from ..core.files import InputError, decode_json, write_atomic
 from ..core.config import RunConfig, parse_config, to_dict
-from ..model.model import MomentModel
-from ..model.model import fill_weights
+from ..model.model import MomentModel, fill_weights
 
 # %% ../../nbs/5_learning/06_checkpoints.ipynb #ee5e91c9
 def file_bytes(tensors:Mapping[str, Tensor], header:dict[str, str])->bytes:
@@ -66,16 +65,17 @@ def load_model(path:str|Path)->tuple[MomentModel, RunConfig]:
     except ValueError as e: raise InputError(f"{path}: field 'config': not JSON: {e}") from None
     config = parse_config(values, str(path))
     model = MomentModel(config)
-    fill_weights(model, {n: t for n, t in tensors.items() if not n.startswith("weighting.")}, str(path))
+    weights = {n: t for n, t in tensors.items() if not n.startswith("weighting.")}
+    fill_weights(model, weights, str(path))
     model.feedback_on = header.get("feedback_on") != "false"
     return model.eval(), config
 
 # %% ../../nbs/5_learning/06_checkpoints.ipynb #0c1e4f35
 def weights_path(
     name:str|Path, # run folder, checkpoint, or name of weights that ship with the package
-    *epochs:str,   # best, last: of a run folder the first that is there
+    *epochs:str,   # "best", "last": which file of a run folder, in order of preference
 )->Path:
-    "The file of the weights that are meant"
+    "The file that holds the weights"
     shipped = {p.stem: p for p in Path(str(files("mrhd_nb")), "weights").glob("*.safetensors")}
     path = Path(name)
     found = [path/f"{epoch}.safetensors" for epoch in epochs] if path.is_dir() else [path]

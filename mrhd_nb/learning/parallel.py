@@ -20,7 +20,7 @@ from ..data.batches import Batch
 # %% ../../nbs/5_learning/02_parallel.ipynb #378e6ada
 @dataclass(frozen=True)
 class World:
-    "The processes that train together, as one of them sees them"
+    "The processes that train together, seen from one of them"
     rank:int = 0
     size:int = 1
 
@@ -28,15 +28,15 @@ class World:
     def first(self)->bool: return self.rank == 0 # the one that writes files
 
     def part(self, count:int)->slice:
-        "Its run of so many things"
+        "The part of `count` things that belongs to this rank"
         return slice(self.rank*count//self.size, (self.rank+1)*count//self.size)
 
     def take(self, batch:Batch)->tuple[Batch, "Share|None"]:
-        "Its share of a batch; a process alone takes the whole batch"
+        "This rank's share of a batch; a single process takes the whole batch"
         return (batch, None) if self.size == 1 else take_share(batch, self.rank, self.size)
 
     def gather(self, lines:list)->list:
-        "The lines of all ranks, in their order, on every rank"
+        "The lines of all ranks in the order of the ranks, on every rank"
         found:list = [lines]*self.size
         if self.size > 1: dist.all_gather_object(found, lines)
         return [line for part in found for line in part]
@@ -69,10 +69,10 @@ def take_share(batch:Batch, rank:int, size:int)->tuple[Batch, Share]:
     videos, index, queries = own, batch.video_index, [*range(n)[own], own.stop % n]
     if index is not None: videos, index = index[own].unique(return_inverse=True)
     labels = ("spans", "saliency", "positive", "negative", "relevant")
-    return replace(batch, video=batch.video[videos], clip_mask=batch.clip_mask[own], video_index=index,
-                   tokens=batch.tokens[queries], token_mask=batch.token_mask[queries],
-                   targets=replace(targets, **{n: getattr(targets, n)[own] for n in labels}),
-                   records=batch.records[own]), share
+    targets = replace(targets, **{name: getattr(targets, name)[own] for name in labels})
+    piece = Batch(batch.video[videos], batch.clip_mask[own], batch.tokens[queries],
+                  batch.token_mask[queries], targets, batch.records[own], batch.clip_length, index)
+    return piece, share
 
 # %% ../../nbs/5_learning/02_parallel.ipynb #7d58997b
 class _AllReduce(torch.autograd.Function):
@@ -87,7 +87,7 @@ class _AllReduce(torch.autograd.Function):
     def backward(ctx:Any, gradient:Tensor)->Tensor: return _AllReduce.forward(ctx, gradient)
 
 def spread_rows(rows:Tensor, share:Share)->Tensor: # (n, D) of the share -> (B, D) of the batch
-    "The rows of every rank"
+    "The rows of every rank, in the order of the batch"
     behind = len(share.clips)-share.first-share.samples
     return _AllReduce.apply(F.pad(rows[:share.samples], (0, 0, share.first, behind)))
 
@@ -97,7 +97,7 @@ def sum_step(
     terms:dict[str, float],        # of the share
     share:Share|None,              # None: the batch is whole
 )->dict[str, float]: # terms of the whole batch
-    "Add up the gradients and the terms of all ranks"
+    "Add up the gradients, in place, and the terms of all ranks"
     if share is None: return terms
     numbers = parameters[0].new_tensor([*(p.grad is not None for p in parameters), *terms.values()])
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -129,7 +129,7 @@ class LostProcess(RuntimeError):
     "One of several processes has died; the others were stopped"
 
 def _work(rank:int, size:int, port:int, function:Callable, arguments:tuple)->None:
-    "In each new process: describe the world as torchrun does, and call the function"
+    "In each new process: describe the world as torchrun does and call the function"
     world = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=size, MASTER_ADDR="127.0.0.1",
                  MASTER_PORT=port, TORCHELASTIC_RUN_ID="launch")
     os.environ |= {name: str(value) for name, value in world.items()}
@@ -137,7 +137,7 @@ def _work(rank:int, size:int, port:int, function:Callable, arguments:tuple)->Non
     function(*arguments)
 
 def launch(function:Callable[..., Any], size:int, *arguments:Any)->None:
-    "Call a function of a module in new processes of this machine, which find each other by `join`"
+    "Call a function of a module in new processes of this machine, which `join` connects"
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
     started = mp.spawn(_work, (size, port, function, arguments), size, join=False, daemon=True)

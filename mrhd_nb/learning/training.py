@@ -8,7 +8,7 @@ __all__ = ['STATE_SCHEMA', 'PARTS', 'PLAIN', 'shuffle_queries', 'State', 'learni
            'train']
 
 # %% ../../nbs/5_learning/09_training.ipynb #d1a23c99
-import hashlib, io, math, os, sys, time, torch
+import io, math, os, sys, time, torch
 import numpy as np
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 from torch import nn
 from tqdm import tqdm
-from ..core.files import (
-    InputError, derive_seed, generator, read_json, rng, write_atomic, write_json)
+from mrhd_nb.core.files import (
+    InputError, derive_seed, generator, read_json, rng, sha256_file, write_atomic, write_json,
+    write_json_lines)
 from ..core.config import RunConfig, TrainingConfig, override
 from ..data.annotations import as_json
 from ..data.batches import Batch, MomentDataset, iterate, label_kind
@@ -31,9 +32,8 @@ from .losses import compute_losses
 from .weighting import make_weighting
 from .devices import check_device, compile_model, make_resident, send_ahead
 from .checkpoints import load_model, save_model, weights_path
-from .runs import (
-    difference, hold_folder, note_environment, prepare_folder, write_history)
-from .answers import predict_dataset, write_submission
+from .runs import difference, hold_folder, note_environment, prepare_folder
+from .answers import predict_dataset
 
 # %% ../../nbs/5_learning/09_training.ipynb #b52a53f7
 def shuffle_queries(dataset:MomentDataset, seed:int)->MomentDataset:
@@ -53,7 +53,7 @@ PARTS = ("model", "weighting", "optimizer", "average") # what a state holds: ten
 PLAIN = ("epoch", "step", "rows", "history", "best", "last") # and plain values
 
 class State:
-    "What training changes"
+    "Everything that training changes"
     def __init__(self, config:RunConfig, device:str|torch.device="cpu"):
         training = config.training
         build = lambda: MomentModel(config, generator(config.seed, "weights")).to(device)
@@ -76,7 +76,7 @@ class State:
         with write_atomic(path) as t: t.write_bytes(buffer.getbuffer())
 
     def load(self, path:str|Path)->None:
-        "Take over what was saved"
+        "Continue from a state that was saved"
         try:
             saved = torch.load(path, weights_only=True, map_location="cpu")
             if (schema := saved["schema"]) != STATE_SCHEMA:
@@ -139,8 +139,7 @@ def train_step(
 # %% ../../nbs/5_learning/09_training.ipynb #70c51bbb
 def score(
     model:nn.Module, dataset:MomentDataset, config:RunConfig,
-    device:str|torch.device="cpu",
-    world:World=World(), # each rank predicts a part; all get all lines
+    device:str|torch.device="cpu", world:World=World(), # of ranks that predict a part each
 )->tuple[dict, list[dict]]: # metrics as the evaluator gives them, lines of the submission
     "Predict a data set and evaluate the prediction"
     size, truth = config.training.eval_batch_size, [as_json(record) for record in dataset.records]
@@ -160,37 +159,30 @@ def keep(state:State, metrics:dict|None, by:str)->bool:
     return True
 
 # %% ../../nbs/5_learning/09_training.ipynb #24bc00a9
-def _init(config:RunConfig)->tuple[Path, str]:
-    "The checkpoint that a run starts from, and its SHA-256"
-    path = weights_path(config.training.init, "last")
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
-
 def pin_init(config:RunConfig)->RunConfig:
     "The configuration with the hash of the checkpoint that its run starts from"
-    if not config.training.init or config.training.init_sha256: return config
-    return override(config, {"training.init_sha256": _init(config)[1]})
-
+    init, pinned = config.training.init, config.training.init_sha256
+    if not init or pinned: return config
+    return override(config, {"training.init_sha256": sha256_file(weights_path(init, "last"))})
 
 # %% ../../nbs/5_learning/09_training.ipynb #79755d32
 def start_from(state:State, config:RunConfig)->None:
     "Take the weights of the checkpoint that `training.init` names, if they fit"
-    (path, digest), expected = _init(config), config.training.init_sha256
-    if digest != expected: raise InputError(f"{path}: is not the file that this run starts from: "
-                                            f"its SHA-256 is not {expected}")
-    (model, other), where = load_model(path), f"{path}: field 'training.init'"
-    streams = [c.data.streams for c in (other, config)]
-    if len({tuple((s.dim, s.audio) for s in each) for each in streams}) > 1:
-        theirs, ours = (", ".join(f"{s.name} ({s.dim})" for s in each) for each in streams)
-        raise InputError(f"{where}: its streams are {theirs}, those of this run {ours}")
-    shapes = lambda model: {name: t.shape for name, t in model.state_dict().items()}
-    if shapes(model) != shapes(state.model):
-        theirs, ours = ({"model": asdict(c.model) | {"quirks": None}} for c in (other, config))
-        raise InputError(f"{where}: its weights do not fit: {difference(theirs, ours)}")
+    path, expected = weights_path(config.training.init, "last"), config.training.init_sha256
+    if sha256_file(path) != expected:
+        raise InputError(f"{path}: is not the file that this run starts from: "
+                         f"its SHA-256 is not {expected}")
+    model, other = load_model(path)
+    shapes = lambda m: {name: t.shape for name, t in m.state_dict().items()}
+    there, here = ({"model": asdict(c.model) | {"quirks": None},
+                    "streams": [(s.dim, s.audio) for s in c.data.streams]} for c in (other, config))
+    if shapes(model) != shapes(state.model) or there["streams"] != here["streams"]:
+        raise InputError(f"{path}: field 'training.init': does not fit: {difference(there, here)}")
     for part in {state.model, state.average}: part.load_state_dict(model.state_dict())
 
 # %% ../../nbs/5_learning/09_training.ipynb #845d764d
 class Run:
-    "What belongs to one run in one process: fresh, or in the state that its folder holds"
+    "One run in one process, fresh or continued from the state in its folder"
     def __init__(self, config:RunConfig, out:Path, device:str="cpu", world:World=World()):
         self.config, self.out, self.device, self.world = config, out, device, world
         training, resume = config.training, out/"resume.pt"
@@ -205,7 +197,7 @@ class Run:
         if training.init and not resume.exists(): start_from(state, config)
         if world.first: note_environment(out, device, world.size, **data)
         if resume.exists(): state.load(resume)
-        if world.first: write_history(out/"history.jsonl", state.history)
+        if world.first: write_json_lines(out/"history.jsonl", state.history)
         for split in {"train", training.select_on} & {*data}:
             if training.resident: data[split] = make_resident(data[split], device)
         for model in {state.model, state.average}:
@@ -213,7 +205,7 @@ class Run:
 
 # %% ../../nbs/5_learning/09_training.ipynb #5c6318ee
 def epoch_line(state:State, feedback:bool)->dict[str, Any]:
-    "One line of the history, still without metrics, from the steps of the epoch"
+    "The line of the history for the steps of an epoch, still without metrics"
     terms, weights = ([row[name] for row in state.rows] for name in ("terms", "weights"))
     each = lambda name: [t[name] for t in terms]
     line = {"epoch": state.epoch, "step": state.step, "feedback": feedback,
@@ -266,7 +258,7 @@ def run_epochs(run:Run, progress:bool=True)->None:
                     save_model(run.out/"best.safetensors", state.average, config, state.weighting)
             state.history.append(line)
             if world.first:
-                write_history(run.out/"history.jsonl", state.history)
+                write_json_lines(run.out/"history.jsonl", state.history)
                 if ends or length >= training.save_every: state.save(run.out/"resume.pt")
             bar.set_postfix({name: line["terms"][name] for name in ("moments", "saliency")},
                             epoch=epoch, score=state.last and state.last["score"])
@@ -288,7 +280,7 @@ def finish(run:Run)->None:
             note = note if training.select_on == "test" else ""
             said = world.first and record_run(config.data, lines, metrics, path, note)
             if said: print(said, file=sys.stderr)
-        if world.first: write_submission(out/f"submission_{which}.jsonl", lines)
+        if world.first: write_json_lines(out/f"submission_{which}.jsonl", lines)
         results[which] = record | {"metrics": metrics}
     parameters = [p for part in (state.model, state.weighting) for p in part.parameters()]
     results |= {"select_by": training.select_by, "select_on": training.select_on,
@@ -300,7 +292,7 @@ def finish(run:Run)->None:
 
 # %% ../../nbs/5_learning/09_training.ipynb #48f85ee4
 def _train(config:RunConfig, out:Path, device:str|torch.device, progress:bool)->None:
-    "In each process: open the run, train it, report"
+    "In each process: open the run, train, and write the results"
     before = torch.are_deterministic_algorithms_enabled()
     if config.training.deterministic: os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(before or config.training.deterministic)
@@ -321,7 +313,7 @@ def train(
     progress:bool=True,            # show a bar
     processes:int=1,               # on this machine; with "cuda", each has a GPU of its own
 )->dict[str, Any]: # what metrics.json holds
-    "Train, evaluate, keep best and last; return both"
+    "Train a model, keep its best and last epoch, and return the metrics of both"
     config, out, done = pin_init(config), Path(out), Path(out)/"done.json"
     if processes < 1: raise InputError(f"processes: {processes} is not at least 1")
     check_device(device)

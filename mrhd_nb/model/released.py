@@ -16,7 +16,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from torch import Tensor
 from typing import Any
-from ..core.files import InputError, packaged
+from ..core.files import InputError, first_line, packaged
 from ..core.config import ModelConfig, RunConfig
 from ..core.presets import preset
 from .model import MomentModel, fill_weights
@@ -67,7 +67,7 @@ def _unpickle(path:str|Path)->Any:
     except FileNotFoundError: raise InputError(f"{path}: there is no such file") from None
     except _DAMAGED as e:
         refused = re.search(r"^(Unsupported|Trying|Can only|Can not).*", str(e), re.M)
-        said = refused[0] if refused else (str(e).strip() or type(e).__name__).splitlines()[0][:200]
+        said = refused[0] if refused else first_line(e)
         if isinstance(e, UnpicklingError): said += "; save its 'model' alone and read that"
         raise InputError(f"{path}: is not a checkpoint that can be read safely: {said}") from None
 

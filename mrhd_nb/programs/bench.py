@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.benchmark import Timer
 from torch.utils import flop_counter
 from ..core.config import DataConfig, RunConfig, StreamConfig
-from ..core.files import InputError, generator, rng
+from ..core.files import InputError, generator, rng, write_json_lines
 from ..core.presets import data_config, preset
 from ..data.annotations import Record, as_json, write_annotations
 from ..data.batches import MomentDataset, iterate, planted_batch
@@ -29,7 +29,6 @@ from ..data.features import normalise_rows, tef
 from ..data.store import PackedStore, pack
 from ..evaluation.metrics import evaluate
 from ..evaluation.statistics import random_answers
-from ..learning.answers import write_submission
 from ..learning.devices import check_device
 from ..learning.runs import cpu_name, versions
 from ..learning.training import State, train_step
@@ -202,7 +201,7 @@ def bench_evaluator(least:float=3.)->list[dict]: # seconds of each measurement; 
     records = planted_batch(0, [75]*QUERIES, [1]*QUERIES).records
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder, f"{name}.jsonl") for name in ("submission", "annotations")}
-        write_submission(files["submission"], random_answers([as_json(r) for r in records]))
+        write_json_lines(files["submission"], random_answers([as_json(r) for r in records]))
         write_annotations(files["annotations"], records)
         scores = time_task(lambda: evaluate(dataset="qvhighlights", **files), least)
         reads = time_task(lambda: [json.loads(v) for p in files.values() for v in open(p)], least)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from ..core.config import RunConfig, override, read_config
-from ..core.files import InputError, read_json, write_atomic, write_json
+from ..core.files import InputError, read_json, write_atomic, write_json, write_json_lines
 from ..data.annotations import as_json, write_annotations
 from ..data.splits import open_split, split_records
 from ..data.synthetic import best_constant, make, write
@@ -22,7 +22,7 @@ from ..evaluation.leaderboard import HEADLINES, show, standings
 from ..evaluation.metrics import averages, per_query
 from ..evaluation.statistics import compare, difference, random_answers, summed
 from ..figures.provenance import publish
-from ..learning.answers import predict_dataset, write_submission
+from ..learning.answers import predict_dataset
 from ..learning.checkpoints import load_model
 from .notebooks import PICKED, Job, describe_epoch, experiment_config, run_jobs
 
@@ -54,7 +54,7 @@ def example_submissions(
     answers = {"trained": predict_dataset(model, test), "constant": constant_submission(config),
                "chance": random_answers(list(map(as_json, test.records)))}
     write_annotations(folder/"annotations.jsonl", test.records)
-    for name, lines in answers.items(): write_submission(folder/f"{name}.jsonl", lines)
+    for name, lines in answers.items(): write_json_lines(folder/f"{name}.jsonl", lines)
     return folder/"annotations.jsonl", {name: [str(folder/f"{name}.jsonl")] for name in answers}
 
 # %% ../../nbs/8_programs/02_demo.ipynb #354faf52
@@ -187,7 +187,7 @@ def demo(
     sizes = {split: getattr(config.data, f"{split}_queries") for split in ("train", "val", "test")}
     if not (out/"benchmark"/"done.json").is_file():
         write(make(config.data.seed, **sizes), out/"benchmark")
-        write_submission(out/"constant.jsonl", constant_submission(config))
+        write_json_lines(out/"constant.jsonl", constant_submission(config))
         write_json(out/"benchmark"/"done.json", sizes)
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):
         run_jobs(jobs, workers=workers, report=report)

@@ -54,11 +54,14 @@ def test_interrupted_at_any_step(step, whole, tmp_path):
 
 def test_interrupted_while_the_end_is_reported(whole, tmp_path, monkeypatch):
     "All epochs are done: nothing is trained again, and the feedback is on as it was"
-    write = training.write_submission
+    write = training.write_json_lines
+    def stops(path, lines): # at the first submission
+        if path.name != "history.jsonl": raise KeyboardInterrupt
+        write(path, lines)
     def breaks(*arguments): raise KeyboardInterrupt
-    monkeypatch.setattr(training, "write_submission", breaks)
+    monkeypatch.setattr(training, "write_json_lines", stops)
     with pytest.raises(KeyboardInterrupt): train(CONFIG, tmp_path, progress=False)
-    monkeypatch.setattr(training, "write_submission", write)
+    monkeypatch.setattr(training, "write_json_lines", write)
     monkeypatch.setattr(training, "train_step", breaks)
     train(CONFIG, tmp_path, progress=False)
     for name in ("last.safetensors", "best.safetensors", "submission_last.jsonl"): assert (tmp_path/name).read_bytes() == (whole/name).read_bytes()
@@ -101,7 +104,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(whole, tmp_path):
     assert tuned == pin_init(override(CONFIG, {"training.init": str(whole), "seed": 9, "training.init_sha256": tuned.training.init_sha256}))
     heard = replace(CONFIG.data, streams=(CONFIG.data.streams[0], StreamConfig("pann", (), 8, audio=True)))
     for changes, said in (({"model.width": 32}, "model.width is 16 there and 32 here"), ({"model.decoupled": False, "model.highlight_head": "sum"}, "model.decoupled is True there and False here"),
-                          ({"data": heard}, "those of this run clip (64), pann (8)"), ({"training.init_sha256": "0"*64}, "is not the file that this run starts from"),
+                          ({"data": heard}, "streams is [(64, False)] there and [(64, False), (8, True)] here"), ({"training.init_sha256": "0"*64}, "is not the file that this run starts from"),
                           ({"training.init": str(tmp_path/"x")}, "neither a run folder")):
         other = override(tuned, changes)
         assert said in refusal(start_from, State(other), other), changes

@@ -26,7 +26,7 @@ def marked(kind, function):
     return run
 
 
-for kind, names in {"epoch": ["train_step"], "evaluation": ["score"], "checkpoint": ["save_model", "write_history", "write_submission"]}.items():
+for kind, names in {"epoch": ["train_step"], "evaluation": ["score"], "checkpoint": ["save_model", "write_json_lines"]}.items():
     for name in names: setattr(training, name, marked(kind, getattr(training, name)))
 training.State.save = marked("checkpoint", training.State.save)
 
