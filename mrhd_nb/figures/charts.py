@@ -54,12 +54,9 @@ def _dots(ax:Axes, part:pd.DataFrame, systems:Sequence[str])->None:
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, steps=[1, 2, 5, 10], min_n_ticks=3))
     ax.grid(axis="x")
 
-# %% ../../nbs/7_figures/03_charts.ipynb #797c02db
 @mpl.rc_context(STYLE)
-def draw_standings(
-    table:pd.DataFrame, # as `standings_table` makes it
-)->Figure:
-    "A panel per metric, a dot with its interval per system, and what people and chance get"
+def draw_standings(table:pd.DataFrame)->Figure:
+    "Draw a `standings_table`: a panel per metric, a dot with its interval per system"
     systems = [s for s in table.system.unique() if s not in LIMITS]
     metrics, digits = list(table.metric.unique()), 1 if table.value.max() > 1 else 2
     columns = min(5, len(metrics))
@@ -94,10 +91,8 @@ def errors_table(
 
 # %% ../../nbs/7_figures/03_charts.ipynb #15a1cdab
 @mpl.rc_context(STYLE)
-def draw_errors(
-    table:pd.DataFrame, # as `errors_table` makes it
-)->Figure:
-    "A row per task, a column per property of the query, a line per system with the intervals"
+def draw_errors(table:pd.DataFrame)->Figure:
+    "Draw an `errors_table`: a row per task, a column per property of the query"
     factors, measures = list(table.factor.unique()), list(table.measure.unique())
     figure, axes = panels([1.45]*len(measures), columns=len(factors))
     for (measure, factor), part in table.groupby(["measure", "factor"], sort=False):
@@ -111,15 +106,14 @@ def draw_errors(
         ax.tick_params(axis="x", rotation=90, labelsize=6.5)
         ax.grid(axis="y")
         ax.label_outer()
+    figure.align_xlabels()
     figure.legend(*axes[0,0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 # %% ../../nbs/7_figures/03_charts.ipynb #6fac8c88
 @mpl.rc_context(STYLE)
-def draw_disagreement(
-    table:pd.DataFrame, # of `disagreement`
-)->Figure:
-    "A panel per outcome, a dot with its interval per system, and what independent tasks would give"
+def draw_disagreement(table:pd.DataFrame)->Figure:
+    "Draw a table of `disagreement`: a panel per outcome, and what independent tasks would give"
     systems = list(table.system.unique())
     figure, (axes,) = panels([0.9+0.17*len(systems)], columns=len(OUTCOMES))
     titles = {"both": "both tasks hit", "MR alone": "MR alone hits",
@@ -137,10 +131,8 @@ def draw_disagreement(
 # %% ../../nbs/7_figures/03_charts.ipynb #3d003d17
 KEYS = ["reported", "system", "epoch"]
 
-def protocol_rows(
-    table:pd.DataFrame, # as `domain_table` of a sweep makes it, or as its CSV is read
-)->pd.DataFrame: # KEYS, domains, domain, value; `mean`, `low` and `high` stand among the domains
-    "A table of protocols in tidy form"
+def protocol_rows(table:pd.DataFrame)->pd.DataFrame: # of a sweep's `domain_table`, or its CSV
+    "KEYS, domains, domain and value; `mean`, `low` and `high` stand among the domains"
     flat = table.reset_index() if table.index.nlevels > 1 else table
     for name in (*KEYS, "mean"):
         if name not in flat: raise InputError(f"column '{name}': missing; not a table of protocols")
@@ -159,12 +151,9 @@ def system_name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio
     names = NAMES | {"taskweave_mr2hd": "TaskWeave"} # without windows there is no feedback
     return names.get(name, name)+" with audio"*data.endswith("_audio")
 
-# %% ../../nbs/7_figures/03_charts.ipynb #a5e55dec
 @mpl.rc_context(STYLE)
-def draw_protocols(
-    rows:pd.DataFrame, # as `protocol_rows` makes them
-)->Figure:
-    "A panel per set of reported videos, a column per domain, and the mean with its 95 % interval"
+def draw_protocols(rows:pd.DataFrame)->Figure:
+    "Draw `protocol_rows`: a panel per set of reported videos, a column per domain and the mean"
     columns = [n for n in dict.fromkeys(rows.domain) if n not in ("mean", "low", "high")]+["mean"]
     rows = rows.replace({"domain": {"low": "mean", "high": "mean"}}) # the mean is their median
     finished = rows.groupby(KEYS).domain.transform(lambda names: "mean" in set(names))
@@ -182,8 +171,9 @@ def draw_protocols(
                       linewidth=0.9, label=system)
         marks = part[part.epoch != ""]
         kinds = marks.drop_duplicates("label")
+        for _ in range(len(kinds)-len(ax.collections)): ax.plot([], [], " ", label=" ") # one column
         sns.pointplot(marks, x="domain", y="value", order=columns, hue="label", dodge=0.5,
-                      palette=[colours[name] for name in kinds.system], markersize=4.5,
+                      palette=[colours[name] for name in kinds.system], markersize=4, mew=0.5,
                       markers=[shapes.get(epoch, "X") for epoch in kinds.epoch], linestyle="none",
                       estimator="median", errorbar=("pi", 100), err_kws={"linewidth": 0.8}, ax=ax)
         over = ", ".join(part.domains[part.domain == "mean"].unique()) # such as 5 of 10
@@ -198,10 +188,8 @@ def draw_protocols(
 RELEASED = {(r["preset"], r["kind"], r["phase"]): r["units"]
             for r in packaged("released.yaml")["rows"]}
 
-def bench_rows(
-    measured:dict, # what `mrhd bench` writes
-)->pd.DataFrame: # preset, kind, phase, dtype, batch, seconds, units, floor (units), hardware
-    "Measurements of models as a table"
+def bench_rows(measured:dict)->pd.DataFrame: # floor: of the needed products, in units
+    "What `mrhd bench` writes as a table"
     if not measured.get("rows"): raise InputError("field 'rows': missing or empty")
     rows, unit_gflop = pd.DataFrame(measured["rows"]), 2*2400*256*1024/1e9 # of the unit's product
     rows = rows.assign(floor=rows.gflop_needed/unit_gflop, hardware=measured["hardware"]["cpu"])
@@ -210,10 +198,8 @@ def bench_rows(
 
 # %% ../../nbs/7_figures/03_charts.ipynb #968805fe
 @mpl.rc_context(STYLE)
-def draw_bench(
-    rows:pd.DataFrame, # as `bench_rows` makes them
-)->Figure:
-    "A bar per precision for each kind of work, the time of the needed products, the released code"
+def draw_bench(rows:pd.DataFrame)->Figure:
+    "Draw `bench_rows`: a bar per kind of work and dtype, the needed products, the released code"
     work = rows.kind.replace({"train": "training"})
     when = rows.phase.map(lambda phase: "" if phase == "always" else f", {phase} feedback")
     rows = rows.assign(work=rows.preset.replace(NAMES)+", "+work+when)
@@ -227,8 +213,7 @@ def draw_bench(
             label="released code")
     ax.set(xlabel="a step of 32, or answers to 100 (units)", ylabel="")
     ax.grid(axis="x")
-    handles = ax.get_legend_handles_labels()
     ax.get_legend().remove()
-    figure.legend(*handles, loc="outside lower center", ncols=4,
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   title=f"{', '.join(set(rows.hardware))}, one thread")
     return figure

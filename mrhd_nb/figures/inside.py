@@ -24,15 +24,12 @@ from ..learning.answers import postprocess
 from ..model.experts import TaskFeatures
 from ..model.model import Prediction
 from .panels import (
-    BEFORE, COLOURS, HD, MR, PAGE, STYLE, TRUE, annotators, clip_rows, draw_heat, draw_steps,
+    BEFORE, COLOURS, HD, MR, STYLE, TRUE, annotators, clip_rows, draw_heat, draw_steps,
     draw_windows, finish_time, panels, shade, window_rows)
 
 # %% ../../nbs/7_figures/02_inside.ipynb #8b0fc1a8
-def token_labels(
-    query:str,
-    count:int, # T
-)->list[str]:
-    "What each token is called"
+def token_labels(query:str, count:int)->list[str]:
+    "What each of a query's `count` tokens is called"
     for pattern in (r"[\w'’-]+", r"[\w'’]+", r"[\w'’-]+|[^\w\s]", r"\w+|[^\w\s]"):
         words = re.findall(pattern, query)
         for found in (words, ["[start]", *words, "[end]"]):
@@ -59,8 +56,7 @@ def look(
 
 # %% ../../nbs/7_figures/02_inside.ipynb #e792edce
 def main_direction(
-    features:Tensor, # (L, D)
-    saliency:Tensor, # (L,) decides the sign
+    features:Tensor, saliency:Tensor, # (L, D); (L,), which decides the sign
 )->Tensor: # (L,) mean 0, variance 1; all 0 where no clip differs
     "First principal component of the clips"
     x = (features-features.mean(0)).double()
@@ -98,10 +94,8 @@ def attention_table(
 
 # %% ../../nbs/7_figures/02_inside.ipynb #a937a8e1
 @mpl.rc_context(STYLE)
-def draw_attention(
-    table:pd.DataFrame, # as `attention_table` makes it
-)->Figure:
-    "True windows, words, activations and moment queries over time"
+def draw_attention(table:pd.DataFrame)->Figure:
+    "Draw an `attention_table`: true windows, words, activations and moment queries over time"
     heat = {"words": ("word", {"label": "attention\nto word"}),
             "activations": ("activation", {"label": "standard\ndeviations", "cmap": "PuOr_r",
                                            "low": -3, "high": 3}),
@@ -129,8 +123,7 @@ def masks_table(
     model:nn.Module, # in evaluation mode
     batch:Batch,     # its first sample is shown
     data:DataConfig, # of a data set with moments
-    *,
-    system:str,      # its name
+    *, system:str,   # the model's name
 )->pd.DataFrame:
     "Windows, masks of both directions and saliency of one sample, before and after feedback"
     record, clips, step = batch.records[0], int(batch.clip_mask[0].sum()), batch.clip_length
@@ -173,17 +166,13 @@ def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
     if kind == "soft": symbols = {"HD→MR": "weight a", "MR→HD": "similarity r"}
     ax.set_ylabel(f"{name}\n{symbols.get(name, 'score')}")
 
-# %% ../../nbs/7_figures/02_inside.ipynb #56f241e4
 @mpl.rc_context(STYLE)
-def draw_masks(
-    table:pd.DataFrame, # as `masks_table` makes it, of one or more systems
-)->Figure:
-    "A column per system: moments, masks of both directions, saliency"
+def draw_masks(table:pd.DataFrame)->Figure:
+    "Draw the `masks_table` of each system as a column: moments, both masks, saliency"
     names = ["moments", "HD→MR", "MR→HD", "saliency", "annotators"]
     names = [name for name in names if name in set(table.panel)]
     systems = list(table.groupby("system", sort=False))
-    width = PAGE if len(systems) > 1 else 4.5
-    figure, axes = panels([0.65, *[0.85]*(len(names)-1)], columns=len(systems), width=width)
+    figure, axes = panels([0.65, *[0.85]*(len(names)-1)], columns=len(systems))
     for (system, part), column in zip(systems, axes.T):
         panel = dict(list(part.groupby("panel", sort=False)))
         true = panel["moments"][panel["moments"].series == "true"]
@@ -203,21 +192,18 @@ def draw_masks(
     return finish_time(figure, axes, table)
 
 # %% ../../nbs/7_figures/02_inside.ipynb #a0cd96e0
-def weights_table(
-    histories:dict[str, list[dict]], # run -> lines of its history
-)->pd.DataFrame: # at most 120 points of each run
-    "Log-variances, their stationary points and the effective weights of each run"
+def weights_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines of its history
+    "Log-variances, their stationary points and effective weights: at most 120 points of a run"
     tables = []
     for run, rows in histories.items():
         if "weights" not in rows[0]:
             raise InputError(f"{run}: field 'weights': missing: its loss weights were not learned")
-        steps = [{
-            "epoch": r["epoch"]-1+(i+1)/len(r["moment_loss"]), "feedback": float(r["feedback"]),
-            "s_hd": r["weights"]["hd"][i], "s_mr": r["weights"]["mr"][i],
-            "hd": r["saliency_loss"][i], "mr": r["moment_loss"][i],
-        } for r in rows for i in range(len(r["moment_loss"]))]
-        groups = np.arange(len(steps))*min(120, len(steps))//len(steps)
-        t = pd.DataFrame(steps).groupby(groups).mean()
+        steps = pd.concat([pd.DataFrame({
+            "epoch": r["epoch"]-1+np.arange(1, len(r["moment_loss"])+1)/len(r["moment_loss"]),
+            "feedback": float(r["feedback"]), "s_hd": r["weights"]["hd"],
+            "s_mr": r["weights"]["mr"], "hd": r["saliency_loss"], "mr": r["moment_loss"]})
+            for r in rows])
+        t = steps.groupby(np.arange(len(steps))*min(120, len(steps))//len(steps)).mean()
         t = t.assign(s_hd_star=np.log(2*t.pop("hd")), s_mr_star=np.log(t.pop("mr")),
                      feedback=t.feedback > 0.5, w_hd=2*np.exp(-t.s_hd), w_mr=np.exp(-t.s_mr))
         t.insert(0, "run", run)
@@ -226,10 +212,8 @@ def weights_table(
 
 # %% ../../nbs/7_figures/02_inside.ipynb #5b8445c8
 @mpl.rc_context(STYLE)
-def draw_weights(
-    table:pd.DataFrame, # as `weights_table` makes it
-)->Figure:
-    "Both log-variances with their stationary points, and both effective weights"
+def draw_weights(table:pd.DataFrame)->Figure:
+    "Draw a `weights_table`: log-variances with stationary points, and effective weights"
     epochs = np.ceil(table.groupby("run").epoch.max()).astype(int)
     if epochs.nunique() > 1:
         said = ", ".join(f"{run} has {n} epochs" for run, n in epochs.items())
@@ -251,16 +235,15 @@ def draw_weights(
         if table.feedback.any() and not table.feedback.all():
             start = np.floor(table[table.feedback].epoch.min())
             ax.axvline(start, color="0.35", linewidth=0.8, linestyle=":")
-            ax.text(start, 1.01, "feedback starts", transform=ax.get_xaxis_transform(),
-                    ha="center", color="0.35")
+            ax.text(start, 0.98, " feedback starts", transform=ax.get_xaxis_transform(),
+                    va="top", color="0.35")
+    right.set_ylim(0)
     several = "s: mean, lowest to highest" if len(epochs) > 1 else ""
     left.set_title(f"{len(epochs)} run{several}", loc="left")
     return figure
 
 # %% ../../nbs/7_figures/02_inside.ipynb #15e4280c
-def curves_table(
-    histories:dict[str, list[dict]], # run -> lines of its history
-)->pd.DataFrame: # run, epoch, feedback, quantity, value
+def curves_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines of its history
     "Loss terms and metrics of each epoch"
     cells = [(run, r["epoch"], r["feedback"], name, value)
              for run, rows in histories.items() for r in rows
@@ -273,30 +256,28 @@ QUANTITIES = {"moments": "moment loss", "saliency": "saliency loss",
 
 @mpl.rc_context(STYLE)
 def draw_curves(
-    table:pd.DataFrame, # as `curves_table` makes it
+    table:pd.DataFrame,
     quantities:Sequence[str]=(), # one panel each; none: those of QUANTITIES that are not zero
-    *,
-    note:str="",        # above the panels of metrics
+    *, note:str="",              # above the panels of metrics
 )->Figure:
-    "A panel per quantity, a line per run"
-    there = set(table[table.value.astype(bool)].quantity)
+    "Draw a `curves_table`: a panel per quantity, a line per run"
+    there = sorted(set(table[table.value.astype(bool)].quantity))
     quantities = quantities or [name for name in QUANTITIES if name in there]
-    for name in quantities:
-        if name not in there:
-            known = ", ".join(sorted(there))
-            raise InputError(f"quantity '{name}': not in the table; one of {known}")
+    for name in set(quantities)-set(there):
+        raise InputError(f"quantity '{name}': not in the table; one of {', '.join(there)}")
     runs = table.run.nunique()
     figure, (axes,) = panels([1.7+0.08*runs], columns=len(quantities))
     for name, ax in zip(quantities, axes):
         shown = table[table.quantity == name]
-        sns.lineplot(shown, x="epoch", y="value", hue="run", style="run", estimator=None, ax=ax,
+        sns.lineplot(shown, x="epoch", y="value", hue="run", estimator=None, ax=ax,
+                     style="run" if runs > len(COLOURS) else None,
                      palette=sns.color_palette(COLOURS, runs))
         label = QUANTITIES.get(name, name)
-        ax.set(ylabel=label, title="" if "loss" in label else note)
+        ax.set_ylabel(label)
+        if "loss" not in label: ax.set_title(note, fontsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if "loss" in label and shown.value.max() > 10*shown.value.min() > 0: ax.set_yscale("log")
         ax.grid()
-        handles = ax.get_legend_handles_labels()
         ax.get_legend().remove()
-    figure.legend(*handles, loc="outside lower center", ncols=2)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

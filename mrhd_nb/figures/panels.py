@@ -35,13 +35,10 @@ STYLE = {
 # %% ../../nbs/7_figures/01_panels.ipynb #0328e919
 def panels(
     heights:Sequence[float], # inches, from top to bottom
-    *,
-    columns:int=1,
-    width:float=PAGE,        # inches
-    share:bool=True,         # one x axis for all rows of a column
+    *, columns:int=1, share:bool=True, # share: one x axis for a column
 )->tuple[Figure, np.ndarray]: # the figure, its axes (rows, columns)
     "An empty figure in the style of the package"
-    figure = plt.figure(figsize=(width, sum(heights)), layout="constrained")
+    figure = plt.figure(figsize=(PAGE, sum(heights)), layout="constrained")
     plt.close(figure)                                # a cell that ends with it shows it once
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.03)
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights,
@@ -60,20 +57,15 @@ def window_rows(
 
 # %% ../../nbs/7_figures/01_panels.ipynb #8f0bf1b5
 def clip_rows(
-    panel:str,
-    rows:Sequence[tuple[str, Any]], # label, values (L,)
-    clip_length:float,              # seconds
+    panel:str, rows:Sequence[tuple[str, Any]], clip_length:float, # label, values (L,); seconds
 )->pd.DataFrame:
     "One cell per clip, one row per series"
     cut = lambda values: [(i*clip_length, (i+1)*clip_length, v) for i, v in enumerate(values)]
     return window_rows(panel, [(label, cut(values)) for label, values in rows])
 
 # %% ../../nbs/7_figures/01_panels.ipynb #68426ac5
-def annotators(
-    record:Record,
-    clips:int, # L
-)->np.ndarray|None: # (L,), None where nothing was scored
-    "Mean of the annotators' scores of each clip; 0 where a clip has none"
+def annotators(record:Record, clips:int)->np.ndarray|None: # (L,), None where nothing was scored
+    "Mean of the annotators' scores of each of L clips; 0 where a clip has none"
     if record.labels is not None: scored = enumerate(record.labels)
     elif record.saliency is not None: scored = zip(record.clip_ids, record.saliency)
     else: return None
@@ -111,9 +103,7 @@ def draw_heat(
     ax:Axes,
     table:pd.DataFrame, # clips
     label:str,          # of the colour bar
-    *,
-    cmap:str="Blues",
-    low:float=0,
+    *, cmap:str="Blues", low:float=0,
     high:float|None=None, # None: the 98 % quantile; some clips lie above
 )->None:
     "Draw a row per series and a column per clip"
@@ -150,9 +140,7 @@ def finish_time(figure:Figure, axes:np.ndarray, table:pd.DataFrame)->Figure:
 
 # %% ../../nbs/7_figures/01_panels.ipynb #e1ed0c71
 def timeline_table(
-    record:Record,
-    line:dict,         # of a submission
-    clip_length:float, # seconds
+    record:Record, line:dict, clip_length:float, # a line of a submission; seconds
 )->pd.DataFrame:
     "True windows, the three best predictions, and the saliency of annotators and model"
     found, saliency = line.get("pred_relevant_windows", ()), line.get("pred_saliency_scores", ())
@@ -164,11 +152,8 @@ def timeline_table(
 
 # %% ../../nbs/7_figures/01_panels.ipynb #f7a0ca61
 @mpl.rc_context(STYLE)
-def draw_timeline(
-    table:pd.DataFrame, # as `timeline_table` makes it
-    title:str="",       # the query
-)->Figure:
-    "Windows above, saliency below"
+def draw_timeline(table:pd.DataFrame, title:str="")->Figure: # title: the query
+    "Draw a `timeline_table`: windows above, saliency below"
     parts = dict(list(table.groupby("panel", sort=False)))
     figure, axes = panels([0.3+0.15*part.row.max() if n == "moments" else 0.85
                            for n, part in parts.items()])
@@ -185,11 +170,9 @@ def draw_timeline(
 
 # %% ../../nbs/7_figures/01_panels.ipynb #9fd7c9fb
 def save_figure(
-    figure:Figure,
-    table:pd.DataFrame, # what it was drawn from
-    stem:str|Path,      # path without ending
+    figure:Figure, table:pd.DataFrame, stem:str|Path, # stem: path without ending
 )->list[Path]: # what was written
-    "Write PNG, PDF and CSV"
+    "Write a figure as PNG and PDF, and its table as CSV"
     paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf", "csv")]
     nameless = {"Software": None}, {"CreationDate": None, "Creator": None, "Producer": None}
     with mpl.rc_context(STYLE):

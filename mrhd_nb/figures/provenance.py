@@ -37,10 +37,8 @@ from .inside import (
 from .panels import save_figure
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #695d4e53
-def telling_record(
-    checkpoint:str|Path,
-)->str: # qid; the first one where no query has several windows in less than half of the video
-    "The query of the reported split whose windows a model finds best"
+def telling_record(checkpoint:str|Path)->str: # qid; the first where no query has such windows
+    "The query with several windows in less than half of its video that a model answers best"
     model, config = load_model(checkpoint)
     dataset = open_split(config, "test")
     lines = predict_dataset(model, dataset, config.training.eval_batch_size)
@@ -54,11 +52,8 @@ def telling_record(
     return str(best.qid)
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #0pen4ec0
-def open_record(
-    checkpoint:str|Path,
-    qid:str,
-)->tuple[nn.Module, RunConfig, Batch]: # in evaluation mode; its configuration; one sample
-    "A checkpoint's model, and one record of its reported split as a batch"
+def open_record(checkpoint:str|Path, qid:str)->tuple[nn.Module, RunConfig, Batch]:
+    "A checkpoint's model and configuration, and one record of its reported split as a batch"
     model, config = load_model(checkpoint)
     if not has_moments(config.data):
         raise InputError(f"{checkpoint}: data set '{config.data.dataset}': has no moments to draw")
@@ -156,8 +151,7 @@ class Source:
         return found
 
 def comparison_source(
-    kind:str,                                 # standings, errors or disagreement
-    annotations:str|Path,
+    kind:str, annotations:str|Path,           # standings, errors or disagreement
     systems:Mapping[str, Sequence[str|Path]], # name -> submissions, one for each run
     dataset:str="qvhighlights",
 )->Source:
@@ -166,23 +160,19 @@ def comparison_source(
     files = [str(file) for runs in systems.values() for file in runs]
     return Source(kind, (str(annotations), *files), f"{dataset}:{names}")
 
-def split_names(
-    names:str|Sequence[str], # a list, or names separated by commas
-)->tuple[str, ...]:
-    "The names in a notebook's parameter"
+def split_names(names:str|Sequence[str])->tuple[str, ...]:
+    "The names in a notebook's parameter: a list, or names separated by commas"
     parts = names.split(",") if isinstance(names, str) else names
     return tuple(str(p).strip() for p in parts if str(p).strip())
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #c5b76910
 STAMP = "epochs picked on the reported split"
 
-def selection(
-    files:Sequence[Path], # histories
-)->str: # STAMP, or empty
-    "Did one of these runs pick its epoch on the reported split?"
+def selection(files:Sequence[Path])->str: # histories
+    "STAMP if one of these runs picked its epoch on the reported split, otherwise empty"
     beside = [path.with_name("config.json") for path in files]
-    flatters = any(read_config(c).training.select_on == "test" for c in beside if c.is_file())
-    return STAMP if flatters else ""
+    picked = [read_config(path).training.select_on for path in beside if path.is_file()]
+    return STAMP if "test" in picked else ""
 
 def compute(source:Source)->pd.DataFrame:
     "A figure's table from its files"
@@ -203,10 +193,9 @@ def _portable(path:Path, folder:Path, root:Path)->str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 def keep_figure(
-    source:Source,
-    table:pd.DataFrame, # as `compute` makes it
-    stem:str|Path,      # path without ending
-    root:str|Path=".",  # where the command is typed; what lies in it is passed on
+    source:Source, table:pd.DataFrame, # of `compute`
+    stem:str|Path,                     # path without ending
+    root:str|Path=".", # where the command is typed; what lies in it is passed on
 )->Figure:
     "Draw a table; write PNG, PDF, CSV and the source as JSON"
     path, root, record = Path(f"{stem}.json"), Path(root), source.record
@@ -217,37 +206,31 @@ def keep_figure(
     save_figure(figure, table, stem)
     typed = Path(os.path.relpath(path, root)).as_posix()
     redraws = f"from mrhd_nb.figures.provenance import redraw; redraw('{typed}')"
-    write_json(path, {"kind": source.kind, "record": record, "command": f'python -c "{redraws}"',
-                      "files": [_portable(p, path.parent, root) for p in source.paths()]})
+    files = [_portable(file, path.parent, root) for file in source.paths()]
+    write_json(path, {"kind": source.kind, "record": record, "files": files,
+                      "command": f'python -c "{redraws}"'})
     return figure
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #2ead50c3
-def read_source(
-    path:str|Path, # the JSON beside a figure
-)->Source:
-    "Where a figure comes from"
-    values, folder = read_json(path), Path(path).parent
-    kind, record, files = (values.get(n) for n in ("kind", "record", "files"))
-    listed = isinstance(files, list) and all(isinstance(f, str) for f in files)
-    if not listed or not isinstance(kind, str) or not isinstance(record, str):
+def read_source(path:str|Path)->Source:
+    "Where a figure comes from, by the JSON beside it"
+    kind, record, files = (read_json(path).get(n) for n in ("kind", "record", "files"))
+    texts = [kind, record, *files] if isinstance(files, list) else [None]
+    if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{path}: not the source of a figure: needs 'kind', 'record' and 'files'")
-    files = [os.path.expandvars(f) for f in files]
-    unset = next((f.partition("/")[0] for f in files if f.startswith("$")), None)
-    if unset: raise InputError(f"{path}: field 'files': {unset} is not set: it names their folder")
-    return Source(kind, tuple(str(folder/f) for f in files), record)
+    files = [os.path.expandvars(file) for file in files]
+    for name in (file.partition("/")[0] for file in files if file.startswith("$")):
+        raise InputError(f"{path}: field 'files': {name} is not set: it names their folder")
+    return Source(kind, tuple(str(Path(path).parent/file) for file in files), record)
 
-def redraw(
-    path:str|Path, # the JSON beside a figure
-)->Figure:
-    "Compute a figure's table again, and draw it in its place"
+def redraw(path:str|Path)->Figure:
+    "Compute a figure's table again, by the JSON beside it, and draw it in its place"
     source = read_source(path)
     return keep_figure(source, compute(source), Path(path).with_suffix(""))
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #ce677599
-def deviation(
-    path:str|Path, # the JSON beside a figure
-)->float: # infinite if anything but a number differs
-    "How far a figure's CSV is from its table computed again: largest error, relative above 1"
+def deviation(path:str|Path)->float: # the JSON beside a figure
+    "Largest error of its CSV, relative above 1; infinite if anything but a number differs"
     kept = pd.read_csv(Path(path).with_suffix(".csv"), dtype=str, keep_default_na=False)
     made = compute(read_source(path))
     if list(kept) != list(made) or len(kept) != len(made): return float("inf")
@@ -258,9 +241,7 @@ def deviation(
         return float("inf")
     return float(np.nan_to_num(np.abs(a-b)/np.maximum(1, np.abs(b))).max(initial=0))
 
-def check_figure(
-    stem:str|Path, # path without ending
-)->pd.Series: # kB of each file
+def check_figure(stem:str|Path)->pd.Series: # path without ending -> kB of each file
     "Check that a figure has all its files, and that its table follows from its source"
     paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf", "csv", "json")]
     missing = [p.name for p in paths if not p.is_file() or not p.stat().st_size]
@@ -270,10 +251,7 @@ def check_figure(
     return pd.Series({p.name: round(p.stat().st_size/1024, 1) for p in paths}, name="kB")
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #b9feda7d
-def publish(
-    path:str|Path,   # the JSON beside a figure
-    folder:str|Path, # such as `figures`
-)->Path: # the JSON at its new place
+def publish(path:str|Path, folder:str|Path)->Path: # the JSON beside a figure, and at its new place
     "Copy the files that a figure needs, and draw it beside them"
     source, stem, files = read_source(path), Path(folder)/Path(path).stem, []
     kind = KINDS[source.kind]
