@@ -131,7 +131,8 @@ def test_leaderboard_of_one_system_on_data_without_windows(shared, tmp_path):
     assert value["people"] == pytest.approx(value["perfect windows, mean human"]) == pytest.approx(.843, abs=5e-4) and value["random"] == pytest.approx(.43, abs=.03)
     assert list(zip(pairs.a, pairs.b)) == [("people", "perfect windows, mean human"), ("people", "random"), ("perfect windows, mean human", "random")]
     assert "'tvsum' has no buckets of length" in shown(executed) and check_figure(tmp_path/"out"/"tab_leaderboard").min() > 0
-    clips = standings_table("youtube", {"luck": [random_answers(youtube := shared/"reference/annotations/youtube_highlights/youtube_highlight_val_release.jsonl", 5)]}, youtube)
+    youtube = shared/"reference/annotations/youtube_highlights/youtube_highlight_val_release.jsonl"
+    clips = standings_table({"luck": [random_answers(youtube, 5)]}, youtube, "youtube")
     value = clips.set_index("system").value
     assert abs(value["luck"]-value["random"]) < .1 < value["perfect windows, mean human"]-value["random"] and len(draw_standings(clips).axes) == 1
 
