@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'GROUP', 'SHOWN', 'HELD', 'LEFT', 'Grid', 'read_grids', 'Cell', 'expand', 'ray_runner', 'find_runs',
-           'read_cells', 'runs_table', 'seeds_table', 'video_table', 'over_videos', 'domain_table', 'as_markdown',
-           'describe_missing', 'protocol_table', 'write_tables', 'sweep']
+           'read_cells', 'describe_missing', 'runs_table', 'seeds_table', 'video_table', 'over_videos', 'domain_table',
+           'as_markdown', 'protocol_table', 'write_tables', 'sweep']
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #4e40eb7c
 import itertools, yaml
@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-# %% ../../nbs/8_programs/03_sweep.ipynb #0b6a53fd
 from ..core.config import RunConfig, from_dict, override, read_config
 from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import DATA, data_config
@@ -59,10 +57,10 @@ def read_grids(name:str|Path)->list[Grid]: # of a grid that comes with the packa
     if Path(name).suffix not in (".yaml", ".yml") and str(name) not in known:
         raise InputError(f"grid '{name}': unknown; one of {', '.join(known)}, or a .yaml file")
     path = known.get(str(name), name)
-    try: given = yaml.safe_load(Path(path).read_bytes())
-    except yaml.YAMLError as e:
-        line = e.problem_mark.line+1 if getattr(e, "problem_mark", None) else 1
-        raise InputError(f"{path}:{line}: not YAML: {getattr(e, 'problem', e)}") from None
+    with open(path, "rb") as file:
+        try: given = yaml.safe_load(file)
+        except yaml.YAMLError as e: # it says the line
+            raise InputError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     blocks = given if isinstance(given, list) else [given]
     if not blocks: raise InputError(f"{path}: holds no grid")
     return [from_dict(Grid, block, str(path)+f": grid {i}"*(len(blocks) > 1))
@@ -135,21 +133,27 @@ def find_runs(out:str|Path)->dict[str, Path]: # its name below the folder -> the
     return {run.relative_to(out).as_posix(): run for run in found
             if all((run/name).is_file() for name in names)}
 
-# %% ../../nbs/8_programs/03_sweep.ipynb #6a2b7f51
 def read_cells(out:str|Path)->dict[str, dict[str, Any]]: # name -> fields of a `Cell`
     "The runs that were asked for in a folder; empty where no sweep was"
     return read_json(path) if (path := Path(out)/"cells.json").is_file() else {}
 
+def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
+    "How many of the runs that were asked for in a folder are not done, and the first of them"
+    cells, done = read_cells(out), find_runs(out)
+    missing = [name for name in cells if name not in done]
+    names = ", ".join(missing[:3])+", ..."*(len(missing) > 3)
+    return f"{len(missing)} of {len(cells)} runs are not done: {names}" if missing else ""
+
 # %% ../../nbs/8_programs/03_sweep.ipynb #1c9d51a5
 def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch shown
     "All finished runs below a folder: what they are, what they cost, their headline metrics"
-    rows, asked, last = [], read_cells(out), {"val": "val", "test": "test", "none": "last"}
+    rows, asked = [], read_cells(out)
     for name, run in find_runs(out).items():
         config, results = read_config(run/"config.json"), read_json(run/"metrics.json")
         data, picked = config.data, config.training.select_on
         system = ", ".join(filter(None, (config.preset, asked.get(name, {}).get("variant"))))
         scored = [row for row in read_history(run/"history.jsonl") if row["metrics"]]
-        protocol = "leave_one_out" if data.leave_out else last[picked]
+        protocol = "leave_one_out" if data.leave_out else "last" if picked == "none" else picked
         what = {"run": run.as_posix(), "protocol": protocol, "system": system, "data": data.name,
                 "domain": data.domain, "left_out": data.leave_out, "seed": config.seed,
                 "epochs": config.training.epochs, "evaluations": len(scored),
@@ -170,7 +174,6 @@ def _describe_row(protocol:str, which:str, epochs:int, runs:pd.DataFrame)->str:
     if which == "last": return f"last of {epochs} epochs{unseen}"
     return f"best of {runs.evaluations.max()} evaluations, {PICKED[PROTOCOLS[protocol]]}"
 
-# %% ../../nbs/8_programs/03_sweep.ipynb #6be3e2a8
 def seeds_table(runs:pd.DataFrame, metrics:Sequence[str]=SHOWN)->pd.DataFrame: # of `runs_table`
     "Mean and standard deviation over seeds as text; rows: data, system, epoch"
     rows = {}
@@ -250,20 +253,10 @@ def domain_table(
 # %% ../../nbs/8_programs/03_sweep.ipynb #0e0cf7c1
 def as_markdown(table:pd.DataFrame, digits:int=3)->str:
     "A table for a README; empty cells where a number is missing"
-    def cell(value:Any)->str:
-        if isinstance(value, float): return "" if np.isnan(value) else f"{value:.{digits}f}"
-        return "" if value is None else str(value)
-    flat = table.reset_index()
-    lines = [flat.columns, ["---"]*flat.shape[1], *flat.itertuples(index=False)]
-    return "\n".join("| "+" | ".join(map(cell, line))+" |" for line in lines)+"\n"
-
-# %% ../../nbs/8_programs/03_sweep.ipynb #7df00586
-def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
-    "How many of the runs that were asked for in a folder are not done, and the first of them"
-    cells, done = read_cells(out), find_runs(out)
-    missing = [name for name in cells if name not in done]
-    names = ", ".join(missing[:3])+", ..."*(len(missing) > 3)
-    return f"{len(missing)} of {len(cells)} runs are not done: {names}" if missing else ""
+    written = table.reset_index().to_csv(sep="|", index=False, float_format=f"%.{digits}f")
+    head, *rows = written.splitlines()
+    lines = [head, "|".join(["---"]*(head.count("|")+1)), *rows]
+    return "".join(f"| {line.replace('|', ' | ')} |\n" for line in lines)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #eaf34476
 def protocol_table(out:Path, config:RunConfig, videos:pd.DataFrame)->pd.DataFrame:
@@ -318,8 +311,7 @@ def sweep(
     write_json(out/"cells.json", read_cells(out) | {n: asdict(cell) for n, cell in cells.items()})
     options = {"workers": workers, "threads": threads, "report": report}
     if engine == "ray": options |= {"workers": workers or len(cells), "run": ray_runner()}
-    where = out.absolute() if engine == "ray" else out # on other machines too
-    jobs = [Job(name, "train", str(where/name), cell.parameters | {"device": device})
+    jobs = [Job(name, "train", str((out/name).absolute()), cell.parameters | {"device": device})
             for name, cell in cells.items()]
     try: run_jobs(jobs, **options)
     except NotebookError as e: failed = e
