@@ -126,10 +126,9 @@ def describe_answer(answer:dict)->str: # of `Predictor.predict`; true_windows if
     if true: lines.append("truth      "+", ".join(f"{s:g}-{e:g} s" for s, e in true))
     for rank, (start, end, score) in enumerate(answer["windows"][:5], 1):
         lines.append(f"moment {rank}   {start:g}-{end:g} s  score {score:.2f}")
-    low, high = min(answer["highlight"]), max(answer["highlight"])
-    heights = [round((v-low)/(high-low or 1)*(len(BARS)-1)) for v in answer["highlight"]]
-    inside = [any(s <= i*length < e for s, e in true) for i in range(len(heights))]
-    lines.append(f"saliency   {''.join(BARS[height] for height in heights)}|")
+    bars = [BARS[round(v*(len(BARS)-1))] for v in answer["highlight"]]
+    inside = [any(s <= i*length < e for s, e in true) for i in range(len(bars))]
+    lines.append(f"saliency   {''.join(bars)}|")
     if any(inside): lines.append("truth      "+"".join(" ^"[yes] for yes in inside).rstrip())
     return "\n".join(lines)
 

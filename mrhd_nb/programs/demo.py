@@ -24,7 +24,7 @@ from ..evaluation.statistics import compare, random_answers, summed
 from ..figures.provenance import publish
 from ..learning.answers import predict_dataset, write_submission
 from ..learning.checkpoints import load_model, weights_path
-from .notebooks import PICKED, Job, describe_epoch, experiment_config, run_jobs
+from .notebooks import Job, describe_epoch, experiment_config, run_jobs
 
 # %% ../../nbs/8_programs/02_demo.ipynb #e726c9fa
 def constant_submission(config:RunConfig)->list[dict]: # submission lines
@@ -139,8 +139,8 @@ _PAGE = Template("""<!doctype html>
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto}
 th, td {padding: .2rem .7rem; text-align: right} img {max-width: 100%}
 </style></head><body><h1>mrhd_nb: the demo</h1>
-<h2>Results</h2><p>The embedded benchmark: $size. The best epoch was $picked, the last one was not
-picked; the test queries are reported.</p>$table<p>Percent $halves.</p>
+<h2>Results</h2><p>The embedded benchmark: $size. The test
+queries are reported.</p>$table<p>Percent $halves.</p>
 <p>R1@0.5 of the last epoch minus the better of its own control and the best constant answer,
 with its paired interval: $margins.</p>
 <h2>Figures</h2>$figures<h2>Notebooks</h2><ul>$pages</ul></body></html>
@@ -160,7 +160,7 @@ def demo_report(
     page = _PAGE.substitute(
         size=f"{data.train_queries} training, {data.val_queries} validation and {data.test_queries}"
              f" test queries; {training.epochs} epochs at width {config.model.width}",
-        picked=PICKED[training.select_on], table=shown.to_html(border=0), halves=HALVES,
+        table=shown.to_html(border=0), halves=HALVES,
         margins="; ".join(f"{p}: {m.difference:+.1f} points [{m.low:+.1f}, {m.high:+.1f}]"
                           for p, m in margins(scored).iterrows()),
         figures="".join(f'<figure><img alt="" src="data:image/png;base64,{encode(path)}">'

@@ -150,51 +150,48 @@ def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch s
     rows, asked = [], read_cells(out)
     for name, run in find_runs(out).items():
         config, results = read_config(run/"config.json"), read_json(run/"metrics.json")
-        data, picked = config.data, config.training.select_on
+        data, picked, epochs = config.data, config.training.select_on, config.training.epochs
         system = ", ".join(filter(None, (config.preset, asked.get(name, {}).get("variant"))))
         scored = [row for row in read_history(run/"history.jsonl") if row["metrics"]]
         protocol = "leave_one_out" if data.leave_out else "last" if picked == "none" else picked
         what = {"run": run.as_posix(), "protocol": protocol, "system": system, "data": data.name,
                 "domain": data.domain, "left_out": data.leave_out, "seed": config.seed,
-                "epochs": config.training.epochs, "evaluations": len(scored),
-                "seconds": results["train_seconds"]}
+                "epochs": epochs, "evaluations": len(scored), "seconds": results["train_seconds"]}
+        unseen = ", validation part not trained on"*(picked == "val")
+        shown = {"best": f"best of {len(scored)} evaluations, {PICKED[picked]}",
+                 "last": f"last of {epochs} epochs{unseen}"}
         for which in ("last",) if picked == "none" else ("best", "last"):
-            kept = results[which]
-            rows.append(what | {"which": which, "epoch": kept["epoch"]} | kept["metrics"]["brief"])
+            at = {"which": which, "shown": shown[which], "epoch": results[which]["epoch"]}
+            rows.append(what | at | results[which]["metrics"]["brief"])
     if not rows: raise InputError(f"{out}: holds no finished run")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #65c92749
-GROUP = ["data", "protocol", "system", "which", "epochs"]
+GROUP = ["data", "protocol", "system", "shown"] # a row of a table holds the runs that share these
 SHOWN = (*HEADLINE.values(), "MR-full-mIoU") # metrics of a table, as far as they were measured
-
-def _describe_row(protocol:str, which:str, epochs:int, runs:pd.DataFrame)->str:
-    "Which epoch a row of a table shows"
-    unseen = ", validation part not trained on" if protocol == "val" else ""
-    if which == "last": return f"last of {epochs} epochs{unseen}"
-    return f"best of {runs.evaluations.max()} evaluations, {PICKED[PROTOCOLS[protocol]]}"
 
 def seeds_table(runs:pd.DataFrame, metrics:Sequence[str]=SHOWN)->pd.DataFrame: # of `runs_table`
     "Mean and standard deviation over seeds as text; rows: data, system, epoch"
     rows = {}
-    for (data, protocol, system, which, epochs), part in runs.groupby(GROUP, sort=False):
+    for (data, _, system, shown), part in runs.groupby(GROUP, sort=False):
         there = [part[name] for name in metrics if name in part and part[name].notna().all()]
         row = {v.name: f"{v.mean():.2f}"+f" ± {v.std():.2f}"*(len(v) > 1) for v in there}
         row |= {"seeds": part.seed.nunique(), "minutes a run": f"{part.seconds.mean()/60:.1f}"}
-        rows[data, system, _describe_row(protocol, which, epochs, part)] = row
+        rows[data, system, shown] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["data", "system", "epoch"])
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #a04f3e1a
 def video_table(runs:pd.DataFrame)->pd.DataFrame: # of `runs_table`; on data with domains
     "What every video scored, for each row of the table of runs"
-    parts, kept = [], ["protocol", "system", "data", "seed", "epochs", "evaluations"]
+    parts = []
     for row in runs.to_dict("records"):
-        config, path = read_config(f"{row['run']}/config.json"), Path(row["run"])
-        dataset, given = config.data.dataset, path/f"submission_{row['which']}.jsonl"
-        if dataset not in ("tvsum", "youtube"): continue
-        table = per_query(given, [as_json(r) for r in split_records(config, "test")], dataset)
-        about = {name: row[name] for name in kept} | {"dataset": dataset, "which": row["which"]}
-        parts.append(table.assign(**about))
+        config = read_config(f"{row['run']}/config.json")
+        if config.data.dataset not in ("tvsum", "youtube"): continue
+        given = f"{row['run']}/submission_{row['which']}.jsonl"
+        truth = [as_json(r) for r in split_records(config, "test")]
+        about = {name: row[name] for name in (*GROUP, "seed", "which", "epochs", "evaluations")}
+        table = per_query(given, truth, config.data.dataset)
+        parts.append(table.assign(dataset=config.data.dataset, **about))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #39a1ff7e
@@ -229,10 +226,10 @@ def domain_table(
     "A row per system, protocol and epoch, then the baselines on the same videos"
     rows, known = {}, list(dict.fromkeys(d for t in baselines.values() for d in t.domain))
     domains, several = [d for d in known if d in set(videos.domain)], videos.data.nunique() > 1
-    for (data, protocol, system, which, epochs), part in videos.groupby(GROUP, sort=False):
+    for (data, protocol, system, shown), part in videos.groupby(GROUP, sort=False):
         reported = LEFT if protocol == "leave_one_out" else HELD
         expected = baselines[reported].groupby("domain").vid.nunique().to_dict()
-        key = reported, system+f" on {data}"*several, _describe_row(protocol, which, epochs, part)
+        key = reported, system+f" on {data}"*several, shown
         rows[key] = over_videos(part, domains, expected, part.seed.nunique())
     for reported, table in baselines.items():
         for name in table.columns[2:]:
@@ -240,10 +237,10 @@ def domain_table(
     published = videos.evaluations[videos.protocol == "test"].unique()
     for count in sorted(published) if luck is not None else ():
         null = selection_null(luck[domains], count)
-        ends, means = null.mean(axis=1).quantile([.025, .975]), null.mean()
-        row = {"mean": null.mean(axis=1).mean(), "low": ends.iloc[0], "high": ends.iloc[1]}
-        row |= {"domains": len(domains), "videos": baselines[HELD].domain.isin(domains).sum()}
-        rows[HELD, f"best of {count} random scorers", ""] = means.to_dict() | row
+        mean, videos_there = null.mean(axis=1), baselines[HELD].domain.isin(domains).sum()
+        row = {"mean": mean.mean(), "low": mean.quantile(.025), "high": mean.quantile(.975)}
+        row |= {"domains": len(domains), "videos": videos_there}
+        rows[HELD, f"best of {count} random scorers", ""] = null.mean().to_dict() | row
     columns = [*domains, "mean", "low", "high", "domains", "videos", "incomplete"]
     table = pd.DataFrame.from_dict(rows, orient="index")[columns].fillna({"incomplete": ""})
     table["domains"] = [f"{n} of {len(known)}" for n in table.domains]
