@@ -74,6 +74,7 @@ class Work:
         if feedback.direction == "none" or feedback.active(1, epochs): return "always"
         return "after" if self.feedback else "before"
 
+# %% ../../nbs/8_programs/05_bench.ipynb #4be8baf2
 def paper_work()->list[Work]:
     "Training and inference of both systems in every phase, in both precisions"
     works = [Work(preset(name), kind, feedback, dtype, batch)
@@ -86,6 +87,7 @@ def paper_work()->list[Work]:
 UNIT = (2400, 256), (256, 1024) # shapes of the float32 product that is the unit
 full_batch = lru_cache(4)(planted_batch) # one batch for all works of the same size
 
+# %% ../../nbs/8_programs/05_bench.ipynb #77887368
 def make_task(
     work:Work,
     state:State, # of the work's configuration; its weights change if the work is training
@@ -221,6 +223,7 @@ def bench(
     for part in [only] if only else parts if device == "cpu" else ["model"]: result |= parts[part]()
     return {"evaluator": []} | result
 
+# %% ../../nbs/8_programs/05_bench.ipynb #abe77f13
 def bench_text(result:dict[str, Any])->str: # of `bench`; a table for each part
     "What `bench` measured, as text"
     lines = [", ".join(f"{name} {value}" for name, value in result["hardware"].items())]

@@ -269,7 +269,7 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--per-query", "Q.parquet", "", "write the score of every query here"),
         ("--ledger", "L.jsonl", "", "where scorings of a test split are recorded, or off")]),
     "predict": (predict_command, "find the moments and highlights of one video", [
-        ("--checkpoint", "C", "taskweave_mr2hd", "run folder, checkpoint, or weights of the package"),
+        ("--checkpoint", "C", "taskweave_mr2hd", "run folder, checkpoint, or packaged weights"),
         ("--features", "F", [], "clip features, .npz or .npy; once per stream, in order"),
         ("--query-features", "Q", "", "features of the query, where the checkpoint needs them"),
         ("--query", "WORDS", "", "repeated in the answer, or asked about the example"),

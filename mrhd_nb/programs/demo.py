@@ -69,6 +69,7 @@ def training_jobs(out:Path, overrides:Sequence[str])->list[Job]: # dotted names,
                 {"preset": preset, "data": "synthetic", "seed": seed, "overrides": changes})
             for preset, seed, changes in runs]
 
+# %% ../../nbs/8_programs/02_demo.ipynb #da3a0f75
 def drawing_jobs(out:Path)->list[Job]:
     "Scores and figures from the trained runs"
     systems = [str(out/f"{preset}-0") for preset in SYSTEMS]
@@ -94,6 +95,7 @@ def demo_submissions(out:Path)->dict[str, list[Path]]: # row of the table -> a f
         rows[f"{preset}, shuffled queries"] = [run/"evaluate"/"submission_shuffled.jsonl"]
     return rows
 
+# %% ../../nbs/8_programs/02_demo.ipynb #4453ccfb
 def demo_scores(out:Path)->dict[str, list[pd.DataFrame]]: # row -> per-query table of each seed
     "What each query scores in each row"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
@@ -146,6 +148,7 @@ with its paired interval: $margins.</p>
 <h2>Figures</h2>$figures<h2>Notebooks</h2><ul>$pages</ul></body></html>
 """)
 
+# %% ../../nbs/8_programs/02_demo.ipynb #4432970d
 def demo_report(
     out:Path,
     shown:pd.DataFrame, # the texts of `demo_table`

@@ -109,7 +109,7 @@ def check_run(folder:str|Path)->Any: # of a finished run; a Series, kB of each f
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #cf4db453
 def find_checkpoint(run:str|Path, config:RunConfig|None=None, device:str="cpu")->Path:
-    "The last weights of a run; if `run` is empty, of the configuration's own run, trained if needed"
+    "The last weights of a run; if `run` is empty, of one that is trained with the configuration"
     from mrhd_nb.learning.checkpoints import weights_path
     if not run:
         from mrhd_nb.learning.training import train

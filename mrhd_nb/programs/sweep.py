@@ -32,6 +32,7 @@ from .notebooks import (
 # %% ../../nbs/8_programs/03_sweep.ipynb #83a7701a
 PROTOCOLS = {"val": "val", "test": "test", "last": "none", "leave_one_out": "none"} # -> select_on
 
+# %% ../../nbs/8_programs/03_sweep.ipynb #83a7701c
 @dataclass(frozen=True)
 class Grid:
     "Runs that differ in what is listed here: the product"
@@ -133,6 +134,7 @@ def find_runs(out:str|Path)->dict[str, Path]: # its name below the folder -> the
     return {run.relative_to(out).as_posix(): run for run in found
             if all((run/name).is_file() for name in names)}
 
+# %% ../../nbs/8_programs/03_sweep.ipynb #6a2b7f51
 def read_cells(out:str|Path)->dict[str, dict[str, Any]]: # name -> fields of a `Cell`
     "The runs that were asked for in a folder; empty where no sweep was"
     return read_json(path) if (path := Path(out)/"cells.json").is_file() else {}
@@ -170,6 +172,7 @@ def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch s
 GROUP = ["data", "protocol", "system", "shown"] # a row of a table holds the runs that share these
 SHOWN = (*HEADLINE.values(), "MR-full-mIoU") # metrics of a table, as far as they were measured
 
+# %% ../../nbs/8_programs/03_sweep.ipynb #6be3e2a8
 def seeds_table(runs:pd.DataFrame, metrics:Sequence[str]=SHOWN)->pd.DataFrame: # of `runs_table`
     "Mean and standard deviation over seeds as text; rows: data, system, epoch"
     rows = {}
