@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNIT', 'full_batch', 'VIDEOS', 'QUERIES', 'BATCH', 'time_task', 'count_flops', 'Work', 'paper_work', 'make_task',
-           'time_work', 'write_released', 'read_released', 'bench_loader', 'bench_evaluator', 'hardware', 'bench',
-           'bench_text']
+           'time_work', 'write_feature_files', 'read_feature_files', 'bench_loader', 'bench_evaluator', 'hardware',
+           'bench', 'bench_text']
 
 # %% ../../nbs/8_programs/05_bench.ipynb #0ba1720e
 import json, os, statistics, tempfile, time, torch
@@ -82,11 +82,11 @@ def paper_work()->list[Work]:
              for dtype in ("float32", "bfloat16")]
     return [work for work in works if work.feedback or work.phase == "before"]
 
-# %% ../../nbs/8_programs/05_bench.ipynb #38eb4c33
+# %% ../../nbs/8_programs/05_bench.ipynb #77887367
 UNIT = (2400, 256), (256, 1024) # shapes of the float32 product that is the unit
 full_batch = lru_cache(4)(planted_batch) # one batch for all works of the same size
 
-# %% ../../nbs/8_programs/05_bench.ipynb #77887367
+# %% ../../nbs/8_programs/05_bench.ipynb #77887368
 def make_task(
     work:Work,
     state:State, # of the work's configuration; its weights change if the work is training
@@ -134,12 +134,7 @@ def time_work(
     return {"unit_s": unit_s, "rows": rows}
 
 # %% ../../nbs/8_programs/05_bench.ipynb #e3e9ee23
-def write_released(
-    root:Path,
-    videos:int,
-    *,
-    compressed:bool, # as released; else stored plainly
-)->tuple[DataConfig, list[Record]]:
+def write_feature_files(root:Path, videos:int)->tuple[DataConfig, list[Record]]:
     "A folder in QVHighlights' released layout: 75 clips a video, one query a video"
     names = {"root": str(root), "annotations": (), "train": "train.jsonl", "val": "", "test": ""}
     data, draw = replace(data_config("qvhighlights"), **names), rng(0, "bench", "features")
@@ -150,12 +145,12 @@ def write_released(
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = int(draw.integers(5, 25)) if stream == data.text else 75
             table = draw.standard_normal((rows, stream.dim), np.float32).astype(np.float16)
-            (np.savez_compressed if compressed else np.savez)(path, **{stream.key: table})
+            np.savez_compressed(path, **{stream.key: table})
     write_annotations(root/"train.jsonl", records)
     return data, list(records)
 
 # %% ../../nbs/8_programs/05_bench.ipynb #83d894c1
-def read_released(
+def read_feature_files(
     data:DataConfig,
     records:Sequence[Record],
 )->list[torch.Tensor]: # clips (B, L, Dv), tokens (B, T, Dt)
@@ -177,11 +172,10 @@ VIDEOS, QUERIES, BATCH = 500, 1550, 32 # of the loader's folder; of the evaluato
 def bench_loader(least:float=2.)->list[dict]: # seconds of each measurement; a row per reader
     "Samples per second by every way of reading, and how many times as many as from files"
     with tempfile.TemporaryDirectory() as folder:
-        root, passes = Path(folder), {}
-        for name in ("compressed", "plain"):
-            data, records = write_released(root/name, VIDEOS, compressed=name == "compressed")
-            batches = [records[i:i+BATCH] for i in range(0, VIDEOS, BATCH)]
-            passes[f"files, {name}"] = partial(map, partial(read_released, data), batches)
+        root = Path(folder)
+        data, records = write_feature_files(root/"files", VIDEOS)
+        batches = [records[i:i+BATCH] for i in range(0, VIDEOS, BATCH)]
+        passes = {"files, compressed": partial(map, partial(read_feature_files, data), batches)}
         bare = [replace(r, windows=None, clip_ids=None, saliency=None) for r in records]
         for dtype, labels in (("float32", False), ("float16", False), ("float32", True)):
             if not (root/dtype).exists(): pack(data, root/dtype, dtype=dtype)
@@ -191,9 +185,9 @@ def bench_loader(least:float=2.)->list[dict]: # seconds of each measurement; a r
             passes[name] = partial(iterate, dataset, BATCH, **order)
         rates = {name: VIDEOS/time_task(lambda: deque(batches(), 0), least)
                  for name, batches in passes.items()}
-    compressed, plain, *_ = rates.values()
-    return [{"reader": name, "samples_per_s": rate, "times_compressed": rate/compressed,
-             "times_plain": rate/plain} for name, rate in rates.items()]
+    files = rates["files, compressed"]
+    return [{"reader": name, "samples_per_s": rate, "times_compressed": rate/files}
+            for name, rate in rates.items()]
 
 # %% ../../nbs/8_programs/05_bench.ipynb #56470c9b
 def bench_evaluator(least:float=3.)->list[dict]: # seconds of each measurement; one row

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BARS', 'SET', 'DEVICE', 'DATA', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command',
-           'notebooks_command', 'example_input', 'packaged_checkpoint', 'describe_answer', 'predict_command',
-           'parity_command', 'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command',
-           'pack_command', 'doctor_command', 'add_option', 'command_line', 'main']
+           'notebooks_command', 'example_input', 'describe_answer', 'predict_command', 'parity_command',
+           'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command', 'pack_command',
+           'doctor_command', 'add_option', 'command_line', 'main']
 
 # %% ../../nbs/8_programs/07_cli.ipynb #e9ccf44f
-import argparse, importlib.resources, json, os, shutil, sys, tempfile
+import argparse, json, os, shutil, sys, tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,8 +22,6 @@ from ..core.files import InputError, read_json, write_atomic, write_json
 # %% ../../nbs/8_programs/07_cli.ipynb #4777d7e5
 class Parser(argparse.ArgumentParser):
     "An argument parser that says what is wrong in one line"
-    def __init__(self, **options:Any): super().__init__(allow_abbrev=False, **options)
-
     def error(self, message:str)->None:
         "One line, exit status 2"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -57,11 +55,9 @@ def train_command(args:Namespace)->None:
     if args.init: changes += [f"training.init={json.dumps(args.init)}", 'training.init_sha256=""']
     what = {"preset": args.preset, "data": args.data, "seed": args.seed or 0,
             "overrides": changes, "config": config}
-    resolved, together = experiment_config(**what), "TORCHELASTIC_RUN_ID" in os.environ # torchrun's
-    if together or resolved.training.init:
-        from mrhd_nb.learning.training import pin_init, train
-        resolved = pin_init(resolved) # refuses missing weights before a kernel is started
-    if together:
+    resolved = experiment_config(**what) # refuses a wrong name before a kernel is started
+    if "TORCHELASTIC_RUN_ID" in os.environ: # one of the processes that torchrun started
+        from mrhd_nb.learning.training import train
         train(resolved, out, device=args.device)
         if os.environ["RANK"] != "0": return
     else:
@@ -88,15 +84,15 @@ def evaluate_command(args:Namespace)->None:
         said = record_scoring(args.annotations, args.submission, metrics)
         if said: print(f"mrhd: {said}", file=sys.stderr)
         if args.intervals or args.per_query: table = per_query(*files.values(), args.dataset)
+    shown = json.dumps(metrics["brief"], indent=4)
     if args.per_query:
         with write_atomic(args.per_query) as t: table.to_parquet(t, index=False)
     if args.intervals:
         from mrhd_nb.evaluation.leaderboard import interval_block, interval_text
         metrics |= {"intervals": interval_block(table)}
+        shown = interval_text(metrics["intervals"])
     if args.out: write_json(args.out, metrics) # before a reader such as head closes the pipe
-    if args.intervals:
-        print(interval_text(metrics["intervals"]))
-    else: print(json.dumps(metrics["brief"], indent=4))
+    print(shown)
 
 # %% ../../nbs/8_programs/07_cli.ipynb #08a82f05
 def notebooks_command(args:Namespace)->None:
@@ -113,21 +109,13 @@ def notebooks_command(args:Namespace)->None:
         for path in found: print(shutil.copyfile(path, Path(args.copy, path.name)))
 
 # %% ../../nbs/8_programs/07_cli.ipynb #22c54d11
-def example_input(index:int, seed:int, query:str="")->tuple[dict, list, Any]:
-    "A validation query of the embedded benchmark, or another one: words, streams, tokens"
-    from mrhd_nb.data.synthetic import make, token_rows
+def example_input(index:int, seed:int)->tuple[Any, list, Any]: # record, streams, tokens
+    "A validation query of the embedded benchmark"
+    from mrhd_nb.data.synthetic import make
     if index < 0: raise InputError(f"--example: {index} is below 0")
     made = make(seed, train=1, val=index+1)
     record = made.val[index]
-    if query: return {"query": query}, made.streams[record.vid], token_rows(query)
-    shown = {"query": record.query, "true_windows": [list(window) for window in record.windows]}
-    return shown, made.streams[record.vid], made.tokens[record.qid]
-
-def packaged_checkpoint()->Path:
-    "The checkpoint that comes with the package, trained on the embedded benchmark"
-    weights = Path(str(importlib.resources.files("mrhd_nb")), "weights")
-    for path in sorted(weights.glob("*.safetensors")): return path
-    raise InputError("predict: this installation has no checkpoint; name one with --checkpoint")
+    return record, made.streams[record.vid], made.tokens[record.qid]
 
 # %% ../../nbs/8_programs/07_cli.ipynb #b983d00d
 BARS = " ▁▂▃▄▅▆▇"
@@ -139,10 +127,9 @@ def describe_answer(answer:dict)->str: # of `Predictor.predict`; true_windows if
     if true: lines.append("truth      "+", ".join(f"{s:g}-{e:g} s" for s, e in true))
     for rank, (start, end, score) in enumerate(answer["windows"][:5], 1):
         lines.append(f"moment {rank}   {start:g}-{end:g} s  score {score:.2f}")
-    low, high = min(answer["highlight"]), max(answer["highlight"])
-    heights = [round((v-low)/(high-low or 1)*(len(BARS)-1)) for v in answer["highlight"]]
-    inside = [any(s <= i*length < e for s, e in true) for i in range(len(heights))]
-    lines.append(f"saliency   {''.join(BARS[height] for height in heights)}|")
+    bars = [BARS[round(v*(len(BARS)-1))] for v in answer["highlight"]]
+    inside = [any(s <= i*length < e for s, e in true) for i in range(len(bars))]
+    lines.append(f"saliency   {''.join(bars)}|")
     if any(inside): lines.append("truth      "+"".join(" ^"[yes] for yes in inside).rstrip())
     return "\n".join(lines)
 
@@ -154,14 +141,18 @@ def predict_command(args:Namespace)->None:
                          "--features and --query-features, made by that of the checkpoint's data")
     if args.query_features and not args.features:
         raise InputError("predict: --query-features needs --features")
-    from mrhd_nb.inference.predictor import Predictor, word_rows
-    predictor = Predictor(args.checkpoint or packaged_checkpoint())
-    data, shown, streams = predictor.data, {"query": args.query}, args.features
-    if streams: tokens = args.query_features or word_rows(args.query, data)
-    elif data.name != "synthetic":
-        raise InputError(f"predict: a checkpoint of '{data.name}' needs --features")
-    else: shown, streams, tokens = example_input(args.example, data.seed, args.query)
-    found = predictor.predict(streams, tokens, query=shown["query"]) | shown
+    from mrhd_nb.inference.predictor import Predictor
+    from mrhd_nb.learning.checkpoints import weights_path
+    predictor = Predictor(weights_path(args.checkpoint, "best", "last"))
+    data, query, true = predictor.data, args.query, {}
+    streams, tokens = args.features, args.query_features or None
+    if not streams:
+        if data.name != "synthetic":
+            raise InputError(f"predict: a checkpoint of '{data.name}' needs --features")
+        record, streams, tokens = example_input(args.example, data.seed)
+        if query: tokens = None # the predictor makes those of the words
+        else: query, true = record.query, {"true_windows": record.windows}
+    found = predictor.predict(streams, tokens, query=query) | true
     print(json.dumps(found) if args.json else describe_answer(found))
 
 # %% ../../nbs/8_programs/07_cli.ipynb #79696f36
@@ -279,7 +270,7 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--per-query", "Q.parquet", "", "write the score of every query here"),
         ("--ledger", "L.jsonl", "", "where scorings of a test split are recorded, or off")]),
     "predict": (predict_command, "find the moments and highlights of one video", [
-        ("--checkpoint", "C.safetensors", "", "weights (those that come with the package)"),
+        ("--checkpoint", "C", "taskweave_mr2hd", "run folder, checkpoint, or packaged weights"),
         ("--features", "F", [], "clip features, .npz or .npy; once per stream, in order"),
         ("--query-features", "Q", "", "features of the query, where the checkpoint needs them"),
         ("--query", "WORDS", "", "repeated in the answer, or asked about the example"),
@@ -339,11 +330,13 @@ def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
 
 def command_line()->Parser:
     "The parser of `mrhd` and of its subcommands"
-    parser = Parser(prog="mrhd", description="Joint moment retrieval and highlight detection.")
+    parser = Parser(prog="mrhd", allow_abbrev=False,
+                    description="Joint moment retrieval and highlight detection.")
     parser.add_argument("--version", action="version", version=f"mrhd_nb {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (run, purpose, options) in COMMANDS.items():
-        one = commands.add_parser(name, help=purpose, description=f"{run.__doc__}.")
+        about = {"help": purpose, "description": f"{run.__doc__}."}
+        one = commands.add_parser(name, allow_abbrev=False, **about)
         one.set_defaults(run_command=run)
         for option in options: add_option(one, *option)
     return parser

@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from ..core.config import RunConfig, override, read_config
-from ..core.files import InputError, read_json, write_atomic, write_json, write_json_lines
+from ..core.files import InputError, read_json, write_atomic, write_json_lines
 from ..data.annotations import as_json, write_annotations
 from ..data.splits import open_split, split_records
-from ..data.synthetic import best_constant, make, write
+from ..data.synthetic import best_constant
 from ..evaluation.leaderboard import HEADLINES, show, standings
 from ..evaluation.metrics import averages, per_query
 from ..evaluation.statistics import compare, difference, random_answers, summed
 from ..figures.provenance import publish
 from ..learning.answers import predict_dataset
-from ..learning.checkpoints import load_model
-from .notebooks import PICKED, Job, describe_epoch, experiment_config, run_jobs
+from ..learning.checkpoints import load_model, weights_path
+from .notebooks import Job, describe_epoch, experiment_config, run_jobs
 
 # %% ../../nbs/8_programs/02_demo.ipynb #e726c9fa
 def constant_submission(config:RunConfig)->list[dict]: # submission lines
@@ -40,12 +40,12 @@ def constant_submission(config:RunConfig)->list[dict]: # submission lines
 
 # %% ../../nbs/8_programs/02_demo.ipynb #16a5f392
 def example_submissions(
-    checkpoint:str|Path, # of the embedded benchmark
+    checkpoint:str|Path, # of the embedded benchmark, or the name of weights of the package
     folder:str|Path,
     queries:int=100,
 )->tuple[Path, dict[str, list[str]]]: # the annotations; name -> submission files
     "Write annotations and three submissions for the test split of the embedded benchmark"
-    (model, config), folder = load_model(checkpoint), Path(folder)
+    (model, config), folder = load_model(weights_path(checkpoint, "last")), Path(folder)
     if config.data.name != "synthetic":
         raise InputError(f"{checkpoint}: not trained on the embedded benchmark")
     sizes = {"data.train_queries": 200, "data.val_queries": 1, "data.test_queries": queries}
@@ -75,16 +75,16 @@ def drawing_jobs(out:Path)->list[Job]:
     systems = [str(out/f"{preset}-0") for preset in SYSTEMS]
     seeds = [str(out/f"{SYSTEMS[0]}-{seed}") for seed in (0, *SEEDS)]
     figures = {"fig_attention": systems[:1], "fig_masks": systems, "fig_weights": seeds}
-    return [*(Job(f"evaluate {preset}", "evaluate", f"{run}/evaluate", {"run": run})
-              for preset, run in zip(SYSTEMS, systems)),
-            *(Job(f"draw {name}", name, str(out/"figures"/name), {"runs": runs})
-              for name, runs in figures.items())]
+    scores = [Job(f"evaluate {preset}", "evaluate", f"{run}/evaluate", {"run": run})
+              for preset, run in zip(SYSTEMS, systems)]
+    return scores + [Job(f"draw {name}", name, str(out/"figures"/name), {"runs": runs})
+                     for name, runs in figures.items()]
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4453ccfa
 HEADLINE = HEADLINES["qvhighlights"] # the seven numbers by which both papers compare systems
 
 def demo_submissions(out:Path)->dict[str, list[Path]]: # row of the table -> a file per seed
-    "What each row of the table is scored from"
+    "What each row of the table is scored from; the constant answer needs no file"
     rows, last = {}, "submission_last.jsonl"
     for preset in SYSTEMS:
         run, row = out/f"{preset}-0", f"{preset}, last epoch, mean of {1+len(SEEDS)} seeds"
@@ -93,14 +93,15 @@ def demo_submissions(out:Path)->dict[str, list[Path]]: # row of the table -> a f
                  for which in ("last", "best")}
         if preset == SYSTEMS[0]: rows[row] = [out/f"{preset}-{seed}"/last for seed in (0, *SEEDS)]
         rows[f"{preset}, shuffled queries"] = [run/"evaluate"/"submission_shuffled.jsonl"]
-    return rows | {"best constant answer": [out/"constant.jsonl"]}
+    return rows
 
+# %% ../../nbs/8_programs/02_demo.ipynb #4453ccfb
 def demo_scores(out:Path)->dict[str, list[pd.DataFrame]]: # row -> per-query table of each seed
     "What each query scores in each row"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     truth = [as_json(record) for record in split_records(config, "test")]
-    return {row: [per_query(path, truth) for path in paths]
-            for row, paths in demo_submissions(out).items()}
+    rows = demo_submissions(out) | {"best constant answer": [constant_submission(config)]}
+    return {row: [per_query(given, truth) for given in runs] for row, runs in rows.items()}
 
 # %% ../../nbs/8_programs/02_demo.ipynb #438b89d4
 def demo_table(
@@ -108,12 +109,12 @@ def demo_table(
     scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
 )->tuple[pd.DataFrame, pd.DataFrame]: # numbers; texts with half the width of each interval
     "The headline numbers of each row, and the seconds of training"
-    names, taken = list(HEADLINE.values()), {}
+    names = list(HEADLINE.values())
     means = {row: (sum(map(averages, tables))/len(tables))[names] for row, tables in scored.items()}
-    for row in scored:
-        done = out/f"{row.split(',')[0]}-0"/"done.json"
-        if "epoch (" in row: taken[row] = read_json(done)["notebooks"]["train"]["seconds"]
-    table = pd.DataFrame(means).T.set_axis(list(HEADLINE), axis=1).assign(seconds=pd.Series(taken))
+    table = pd.DataFrame(means).T.set_axis(list(HEADLINE), axis=1).assign(seconds=np.nan)
+    for row in (row for row in scored if "epoch (" in row):
+        done = read_json(out/f"{row.split(',')[0]}-0"/"done.json")
+        table.loc[row, "seconds"] = done["notebooks"]["train"]["seconds"]
     shown = show(standings(scored, names), HEADLINE)
     return table, shown.assign(seconds=["" if v != v else f"{v:.0f}" for v in table.seconds])
 
@@ -133,23 +134,22 @@ def margins(
         rows[preset] = {"rival": rival} | made[["difference", "low", "high"]].to_dict()
     return pd.DataFrame(rows).T
 
-# %% ../../nbs/8_programs/02_demo.ipynb #fc631cf3
+# %% ../../nbs/8_programs/02_demo.ipynb #4432970c
+HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), for "
+          "the mean of seeds also over seeds; another seed moves the numbers of one run by more")
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>mrhd_nb: the demo</title><style>
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto}
 th, td {padding: .2rem .7rem; text-align: right} img {max-width: 100%}
 </style></head><body><h1>mrhd_nb: the demo</h1>
-<h2>Results</h2><p>The embedded benchmark: $size. The best epoch was $picked, the last one was not
-picked; the test queries are reported.</p>$table<p>Percent $halves.</p>
+<h2>Results</h2><p>The embedded benchmark: $size. The test
+queries are reported.</p>$table<p>Percent $halves.</p>
 <p>R1@0.5 of the last epoch minus the better of its own control and the best constant answer,
 with its paired interval: $margins.</p>
 <h2>Figures</h2>$figures<h2>Notebooks</h2><ul>$pages</ul></body></html>
 """)
 
-# %% ../../nbs/8_programs/02_demo.ipynb #4432970c
-HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), for "
-          "the mean of seeds also over seeds; another seed moves the numbers of one run by more")
-
+# %% ../../nbs/8_programs/02_demo.ipynb #4432970d
 def demo_report(
     out:Path,
     shown:pd.DataFrame, # the texts of `demo_table`
@@ -164,7 +164,7 @@ def demo_report(
     page = _PAGE.substitute(
         size=f"{data.train_queries} training, {data.val_queries} validation and {data.test_queries}"
              f" test queries; {training.epochs} epochs at width {config.model.width}",
-        picked=PICKED[training.select_on], table=shown.to_html(border=0), halves=HALVES,
+        table=shown.to_html(border=0), halves=HALVES,
         margins="; ".join(f"{p}: {m.difference:+.1f} points [{m.low:+.1f}, {m.high:+.1f}]"
                           for p, m in margins(scored).iterrows()),
         figures="".join(f'<figure><img alt="" src="data:image/png;base64,{encode(path)}">'
@@ -182,13 +182,9 @@ def demo(
     figures:str|Path="",        # folder to which the figures are copied with their data
     report:Callable=print,      # gets one line per step
 )->pd.DataFrame: # the table
-    "Benchmark, runs, scores, figures, table and report; what is finished is not repeated"
-    out, config = Path(out), experiment_config(SYSTEMS[0], "synthetic", 0, list(overrides))
-    sizes = {split: getattr(config.data, f"{split}_queries") for split in ("train", "val", "test")}
-    if not (out/"benchmark"/"done.json").is_file():
-        write(make(config.data.seed, **sizes), out/"benchmark")
-        write_json_lines(out/"constant.jsonl", constant_submission(config))
-        write_json(out/"benchmark"/"done.json", sizes)
+    "Runs, scores, figures, table and report; what is finished is not repeated"
+    experiment_config(SYSTEMS[0], "synthetic", 0, list(overrides)) # refuses a wrong name at once
+    out = Path(out)
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):
         run_jobs(jobs, workers=workers, report=report)
     scored = demo_scores(out)

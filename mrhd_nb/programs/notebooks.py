@@ -29,7 +29,6 @@ def notebook_folder(package:Path|None=None)->Path: # package: its folder; None f
         if any(place.glob("*.ipynb")): return place
     raise InputError(f"{places[0]}: holds no experiment notebooks; install the package again")
 
-# %% ../../nbs/8_programs/01_notebooks.ipynb #1b742f3e
 def find_notebook(name:str|Path)->Path: # name of an experiment notebook, or a path
     "The path of a notebook; an unknown name is refused with the known ones"
     if str(name).endswith(".ipynb"):
@@ -39,7 +38,6 @@ def find_notebook(name:str|Path)->Path: # name of an experiment notebook, or a p
     if name not in known: raise InputError(f"notebook '{name}': unknown; one of {', '.join(known)}")
     return known[name]
 
-# %% ../../nbs/8_programs/01_notebooks.ipynb #f4f4baa4
 def describe_notebook(path:Path)->str: # "Title: subtitle"
     "Title and subtitle of a notebook, from its first cell"
     lines = "".join(read_json(path)["cells"][0]["source"]).splitlines()
@@ -70,10 +68,10 @@ def data_table(**splits:Sequence[Any])->Any: # split name -> records; a DataFram
         {"split": name, "vid": r.vid, "words": len(r.query.split()), "seconds": r.duration,
          "windows": len(r.windows or ()), "length": sum(e-s for s, e in r.windows or ())}
         for name, records in splits.items() for r in records]).groupby("split", sort=False)
-    table, total = {"queries": rows.size(), "videos": rows.vid.nunique()}, rows.windows.sum()
-    table |= {"words per query": rows.words.mean(), "seconds per video": rows.seconds.mean()}
-    table |= {"windows per query": rows.windows.mean()}
-    return pd.DataFrame(table | {"seconds per window": rows.length.sum()/total}).round(1)
+    return pd.DataFrame({
+        "queries": rows.size(), "videos": rows.vid.nunique(), "words per query": rows.words.mean(),
+        "seconds per video": rows.seconds.mean(), "windows per query": rows.windows.mean(),
+        "seconds per window": rows.length.sum()/rows.windows.sum()}).round(1)
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #e029e0bb
 PICKED = {"val": "picked on validation", "test": "picked on the reported split",
@@ -111,13 +109,12 @@ def check_run(folder:str|Path)->Any: # of a finished run; a Series, kB of each f
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #cf4db453
 def find_checkpoint(run:str|Path, config:RunConfig|None=None, device:str="cpu")->Path:
-    "The weights of a run folder or checkpoint; if `run` is empty, of the configuration's own run"
+    "The last weights of a run; if `run` is empty, of one that is trained with the configuration"
+    from mrhd_nb.learning.checkpoints import weights_path
     if not run:
         from mrhd_nb.learning.training import train
         train(config, run := run_folder(config), device=device, progress=False)
-    path = Path(run)/"last.safetensors" if Path(run).is_dir() else Path(run)
-    if not path.is_file(): raise InputError(f"{path}: no such checkpoint")
-    return path
+    return weights_path(run, "last")
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #83aeac14
 def score_run(
@@ -186,7 +183,7 @@ def run_notebook(
     if is_finished(source, out, parameters): return executed
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")                 # this Python's kernel
-    private = Config({"KernelManager": {"transport_encryption": "auto"}}) # others could listen
+    private = Config({"KernelManager": {"transport_encryption": "auto"}}) # or ipykernel warns
     options = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True}
     options |= {"stdout_file": stream, "stderr_file": stream, "config": private}
     start = time.perf_counter()

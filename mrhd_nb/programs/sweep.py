@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'GROUP', 'SHOWN', 'HELD', 'LEFT', 'Grid', 'read_grids', 'Cell', 'expand', 'ray_runner', 'find_runs',
-           'read_cells', 'runs_table', 'seeds_table', 'video_table', 'over_videos', 'domain_table', 'as_markdown',
-           'describe_missing', 'protocol_table', 'write_tables', 'sweep']
+           'read_cells', 'describe_missing', 'runs_table', 'seeds_table', 'video_table', 'over_videos', 'domain_table',
+           'as_markdown', 'protocol_table', 'write_tables', 'sweep']
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #4e40eb7c
 import itertools, yaml
@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-# %% ../../nbs/8_programs/03_sweep.ipynb #0b6a53fd
 from ..core.config import RunConfig, from_dict, override, read_config
 from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import DATA, data_config
@@ -33,6 +31,7 @@ from .notebooks import (
 # %% ../../nbs/8_programs/03_sweep.ipynb #83a7701a
 PROTOCOLS = {"val": "val", "test": "test", "last": "none", "leave_one_out": "none"} # -> select_on
 
+# %% ../../nbs/8_programs/03_sweep.ipynb #83a7701c
 @dataclass(frozen=True)
 class Grid:
     "Runs that differ in what is listed here: the product"
@@ -58,10 +57,10 @@ def read_grids(name:str|Path)->list[Grid]: # of a grid that comes with the packa
     if Path(name).suffix not in (".yaml", ".yml") and str(name) not in known:
         raise InputError(f"grid '{name}': unknown; one of {', '.join(known)}, or a .yaml file")
     path = known.get(str(name), name)
-    try: given = yaml.safe_load(Path(path).read_bytes())
-    except yaml.YAMLError as e:
-        line = e.problem_mark.line+1 if getattr(e, "problem_mark", None) else 1
-        raise InputError(f"{path}:{line}: not YAML: {getattr(e, 'problem', e)}") from None
+    with open(path, "rb") as file:
+        try: given = yaml.safe_load(file)
+        except yaml.YAMLError as e: # it says the line
+            raise InputError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     blocks = given if isinstance(given, list) else [given]
     if not blocks: raise InputError(f"{path}: holds no grid")
     return [from_dict(Grid, block, str(path)+f": grid {i}"*(len(blocks) > 1))
@@ -139,58 +138,62 @@ def read_cells(out:str|Path)->dict[str, dict[str, Any]]: # name -> fields of a `
     "The runs that were asked for in a folder; empty where no sweep was"
     return read_json(path) if (path := Path(out)/"cells.json").is_file() else {}
 
+def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
+    "How many of the runs that were asked for in a folder are not done, and the first of them"
+    cells, done = read_cells(out), find_runs(out)
+    missing = [name for name in cells if name not in done]
+    names = ", ".join(missing[:3])+", ..."*(len(missing) > 3)
+    return f"{len(missing)} of {len(cells)} runs are not done: {names}" if missing else ""
+
 # %% ../../nbs/8_programs/03_sweep.ipynb #1c9d51a5
 def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch shown
     "All finished runs below a folder: what they are, what they cost, their headline metrics"
-    rows, asked, last = [], read_cells(out), {"val": "val", "test": "test", "none": "last"}
+    rows, asked = [], read_cells(out)
     for name, run in find_runs(out).items():
         config, results = read_config(run/"config.json"), read_json(run/"metrics.json")
-        data, picked = config.data, config.training.select_on
+        data, picked, epochs = config.data, config.training.select_on, config.training.epochs
         system = ", ".join(filter(None, (config.preset, asked.get(name, {}).get("variant"))))
         scored = [row for row in read_history(run/"history.jsonl") if row["metrics"]]
-        protocol = "leave_one_out" if data.leave_out else last[picked]
+        protocol = "leave_one_out" if data.leave_out else "last" if picked == "none" else picked
         what = {"run": run.as_posix(), "protocol": protocol, "system": system, "data": data.name,
                 "domain": data.domain, "left_out": data.leave_out, "seed": config.seed,
-                "epochs": config.training.epochs, "evaluations": len(scored),
-                "seconds": results["train_seconds"]}
+                "epochs": epochs, "evaluations": len(scored), "seconds": results["train_seconds"]}
+        unseen = ", validation part not trained on"*(picked == "val")
+        shown = {"best": f"best of {len(scored)} evaluations, {PICKED[picked]}",
+                 "last": f"last of {epochs} epochs{unseen}"}
         for which in ("last",) if picked == "none" else ("best", "last"):
-            kept = results[which]
-            rows.append(what | {"which": which, "epoch": kept["epoch"]} | kept["metrics"]["brief"])
+            at = {"which": which, "shown": shown[which], "epoch": results[which]["epoch"]}
+            rows.append(what | at | results[which]["metrics"]["brief"])
     if not rows: raise InputError(f"{out}: holds no finished run")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #65c92749
-GROUP = ["data", "protocol", "system", "which", "epochs"]
+GROUP = ["data", "protocol", "system", "shown"] # a row of a table holds the runs that share these
 SHOWN = (*HEADLINE.values(), "MR-full-mIoU") # metrics of a table, as far as they were measured
-
-def _describe_row(protocol:str, which:str, epochs:int, runs:pd.DataFrame)->str:
-    "Which epoch a row of a table shows"
-    unseen = ", validation part not trained on" if protocol == "val" else ""
-    if which == "last": return f"last of {epochs} epochs{unseen}"
-    return f"best of {runs.evaluations.max()} evaluations, {PICKED[PROTOCOLS[protocol]]}"
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #6be3e2a8
 def seeds_table(runs:pd.DataFrame, metrics:Sequence[str]=SHOWN)->pd.DataFrame: # of `runs_table`
     "Mean and standard deviation over seeds as text; rows: data, system, epoch"
     rows = {}
-    for (data, protocol, system, which, epochs), part in runs.groupby(GROUP, sort=False):
+    for (data, _, system, shown), part in runs.groupby(GROUP, sort=False):
         there = [part[name] for name in metrics if name in part and part[name].notna().all()]
         row = {v.name: f"{v.mean():.2f}"+f" ± {v.std():.2f}"*(len(v) > 1) for v in there}
         row |= {"seeds": part.seed.nunique(), "minutes a run": f"{part.seconds.mean()/60:.1f}"}
-        rows[data, system, _describe_row(protocol, which, epochs, part)] = row
+        rows[data, system, shown] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["data", "system", "epoch"])
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #a04f3e1a
 def video_table(runs:pd.DataFrame)->pd.DataFrame: # of `runs_table`; on data with domains
     "What every video scored, for each row of the table of runs"
-    parts, kept = [], ["protocol", "system", "data", "seed", "epochs", "evaluations"]
+    parts = []
     for row in runs.to_dict("records"):
-        config, path = read_config(f"{row['run']}/config.json"), Path(row["run"])
-        dataset, given = config.data.dataset, path/f"submission_{row['which']}.jsonl"
-        if dataset not in ("tvsum", "youtube"): continue
-        table = per_query(given, [as_json(r) for r in split_records(config, "test")], dataset)
-        about = {name: row[name] for name in kept} | {"dataset": dataset, "which": row["which"]}
-        parts.append(table.assign(**about))
+        config = read_config(f"{row['run']}/config.json")
+        if config.data.dataset not in ("tvsum", "youtube"): continue
+        given = f"{row['run']}/submission_{row['which']}.jsonl"
+        truth = [as_json(r) for r in split_records(config, "test")]
+        about = {name: row[name] for name in (*GROUP, "seed", "which", "epochs", "evaluations")}
+        table = per_query(given, truth, config.data.dataset)
+        parts.append(table.assign(dataset=config.data.dataset, **about))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #39a1ff7e
@@ -225,10 +228,10 @@ def domain_table(
     "A row per system, protocol and epoch, then the baselines on the same videos"
     rows, known = {}, list(dict.fromkeys(d for t in baselines.values() for d in t.domain))
     domains, several = [d for d in known if d in set(videos.domain)], videos.data.nunique() > 1
-    for (data, protocol, system, which, epochs), part in videos.groupby(GROUP, sort=False):
+    for (data, protocol, system, shown), part in videos.groupby(GROUP, sort=False):
         reported = LEFT if protocol == "leave_one_out" else HELD
         expected = baselines[reported].groupby("domain").vid.nunique().to_dict()
-        key = reported, system+f" on {data}"*several, _describe_row(protocol, which, epochs, part)
+        key = reported, system+f" on {data}"*several, shown
         rows[key] = over_videos(part, domains, expected, part.seed.nunique())
     for reported, table in baselines.items():
         for name in table.columns[2:]:
@@ -236,10 +239,10 @@ def domain_table(
     published = videos.evaluations[videos.protocol == "test"].unique()
     for count in sorted(published) if luck is not None else ():
         null = selection_null(luck[domains], count)
-        ends, means = null.mean(axis=1).quantile([.025, .975]), null.mean()
-        row = {"mean": null.mean(axis=1).mean(), "low": ends.iloc[0], "high": ends.iloc[1]}
-        row |= {"domains": len(domains), "videos": baselines[HELD].domain.isin(domains).sum()}
-        rows[HELD, f"best of {count} random scorers", ""] = means.to_dict() | row
+        mean, videos_there = null.mean(axis=1), baselines[HELD].domain.isin(domains).sum()
+        row = {"mean": mean.mean(), "low": mean.quantile(.025), "high": mean.quantile(.975)}
+        row |= {"domains": len(domains), "videos": videos_there}
+        rows[HELD, f"best of {count} random scorers", ""] = null.mean().to_dict() | row
     columns = [*domains, "mean", "low", "high", "domains", "videos", "incomplete"]
     table = pd.DataFrame.from_dict(rows, orient="index")[columns].fillna({"incomplete": ""})
     table["domains"] = [f"{n} of {len(known)}" for n in table.domains]
@@ -249,20 +252,10 @@ def domain_table(
 # %% ../../nbs/8_programs/03_sweep.ipynb #0e0cf7c1
 def as_markdown(table:pd.DataFrame, digits:int=3)->str:
     "A table for a README; empty cells where a number is missing"
-    def cell(value:Any)->str:
-        if isinstance(value, float): return "" if np.isnan(value) else f"{value:.{digits}f}"
-        return "" if value is None else str(value)
-    flat = table.reset_index()
-    lines = [flat.columns, ["---"]*flat.shape[1], *flat.itertuples(index=False)]
-    return "\n".join("| "+" | ".join(map(cell, line))+" |" for line in lines)+"\n"
-
-# %% ../../nbs/8_programs/03_sweep.ipynb #7df00586
-def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
-    "How many of the runs that were asked for in a folder are not done, and the first of them"
-    cells, done = read_cells(out), find_runs(out)
-    missing = [name for name in cells if name not in done]
-    names = ", ".join(missing[:3])+", ..."*(len(missing) > 3)
-    return f"{len(missing)} of {len(cells)} runs are not done: {names}" if missing else ""
+    written = table.reset_index().to_csv(sep="|", index=False, float_format=f"%.{digits}f")
+    head, *rows = written.splitlines()
+    lines = [head, "|".join(["---"]*(head.count("|")+1)), *rows]
+    return "".join(f"| {line.replace('|', ' | ')} |\n" for line in lines)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #eaf34476
 def protocol_table(out:Path, config:RunConfig, videos:pd.DataFrame)->pd.DataFrame:
@@ -316,8 +309,7 @@ def sweep(
     write_json(out/"cells.json", read_cells(out) | {n: asdict(cell) for n, cell in cells.items()})
     options = {"workers": workers, "threads": threads, "report": report}
     if engine == "ray": options |= {"workers": workers or len(cells), "run": ray_runner()}
-    where = out.absolute() if engine == "ray" else out # on other machines too
-    jobs = [Job(name, "train", str(where/name), cell.parameters | {"device": device})
+    jobs = [Job(name, "train", str((out/name).absolute()), cell.parameters | {"device": device})
             for name, cell in cells.items()]
     try: run_jobs(jobs, **options)
     except NotebookError as e: failed = e

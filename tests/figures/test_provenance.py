@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mrhd_nb.figures.charts import draw_standings, standings_table
-from mrhd_nb.programs.cli import main, packaged_checkpoint
+from mrhd_nb.programs.cli import main
 from mrhd_nb.core.files import InputError, read_json
 from mrhd_nb.programs.demo import example_submissions
 from mrhd_nb.programs.notebooks import run_notebook
@@ -82,7 +82,7 @@ def test_figure_notebook_runs_at_smoke_size(kind, tmp_path):
 def examples(tmp_path_factory):
     "A test split and three submissions for it, two of them runs of one system"
     folder = tmp_path_factory.mktemp("made")
-    truth, systems = example_submissions(packaged_checkpoint(), folder, 150)
+    truth, systems = example_submissions("taskweave_mr2hd", folder, 150)
     truth = truth.rename(folder/"made_test.jsonl")
     return truth, systems
 
