@@ -153,6 +153,7 @@ def masks_table(
 NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD",
          "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both"}
 
+# %% ../../nbs/7_figures/02_inside.ipynb #442cda0f
 def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
     "A curve before and after feedback; the fed mask as an area"
     shade(ax, true)
@@ -166,6 +167,7 @@ def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
     if kind == "soft": symbols = {"HD→MR": "weight a", "MR→HD": "similarity r"}
     ax.set_ylabel(f"{name}\n{symbols.get(name, 'score')}")
 
+# %% ../../nbs/7_figures/02_inside.ipynb #99dd2c2d
 @mpl.rc_context(STYLE)
 def draw_masks(table:pd.DataFrame)->Figure:
     "Draw the `masks_table` of each system as a column: moments, both masks, saliency"
@@ -254,6 +256,7 @@ def curves_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines 
 QUANTITIES = {"moments": "moment loss", "saliency": "saliency loss",
               "MR-full-R1@0.5": "R1@0.5 (%)", "mAP": "top-5 mAP"}
 
+# %% ../../nbs/7_figures/02_inside.ipynb #780b74c1
 @mpl.rc_context(STYLE)
 def draw_curves(
     table:pd.DataFrame,
