@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'KEYS', 'BASELINES', 'RELEASED', 'standings_table', 'draw_standings', 'errors_table', 'draw_errors',
-           'draw_disagreement', 'protocol_rows', 'system_name', 'draw_protocols', 'bench_rows', 'draw_bench']
+           'draw_disagreement', 'protocol_rows', 'draw_protocols', 'bench_rows', 'draw_bench']
 
 # %% ../../nbs/7_figures/03_charts.ipynb #c646a825
 import textwrap
@@ -42,6 +42,7 @@ def standings_table(
 # %% ../../nbs/7_figures/03_charts.ipynb #6ad7c862
 LIMITS = ("perfect windows, mean human", "every vote known", "random") # of `ceilings`
 
+# %% ../../nbs/7_figures/03_charts.ipynb #d7140f63
 def _dots(ax:Axes, part:pd.DataFrame, systems:Sequence[str])->None:
     "A dot with its interval for each system, from top to bottom"
     rows = part.set_index("system").reindex(systems).itertuples()
@@ -54,6 +55,7 @@ def _dots(ax:Axes, part:pd.DataFrame, systems:Sequence[str])->None:
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, steps=[1, 2, 5, 10], min_n_ticks=3))
     ax.grid(axis="x")
 
+# %% ../../nbs/7_figures/03_charts.ipynb #7bba7921
 @mpl.rc_context(STYLE)
 def draw_standings(table:pd.DataFrame)->Figure:
     "Draw a `standings_table`: a panel per metric, a dot with its interval per system"
@@ -131,6 +133,7 @@ def draw_disagreement(table:pd.DataFrame)->Figure:
 # %% ../../nbs/7_figures/03_charts.ipynb #3d003d17
 KEYS = ["reported", "system", "epoch"]
 
+# %% ../../nbs/7_figures/03_charts.ipynb #3997c4cf
 def protocol_rows(table:pd.DataFrame)->pd.DataFrame: # of a sweep's `domain_table`, or its CSV
     "KEYS, domains, domain and value; `mean`, `low` and `high` stand among the domains"
     flat = table.reset_index() if table.index.nlevels > 1 else table
@@ -145,19 +148,21 @@ def protocol_rows(table:pd.DataFrame)->pd.DataFrame: # of a sweep's `domain_tabl
 BASELINES = {"random": (BEFORE, ":"), "ridge": (BEFORE, "--"), "ridge, all domains": (BEFORE, "-."),
              "mean human": (TRUE, "-"), "mean of the other humans": (TRUE, "--")}
 
-def system_name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
+# %% ../../nbs/7_figures/03_charts.ipynb #65d0e53b
+def _system_name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
     "A system as a legend calls it"
     name, _, data = system.partition(" on ")
     names = NAMES | {"taskweave_mr2hd": "TaskWeave"} # without windows there is no feedback
     return names.get(name, name)+" with audio"*data.endswith("_audio")
 
+# %% ../../nbs/7_figures/03_charts.ipynb #d69b764b
 @mpl.rc_context(STYLE)
 def draw_protocols(rows:pd.DataFrame)->Figure:
     "Draw `protocol_rows`: a panel per set of reported videos, a column per domain and the mean"
     columns = [n for n in dict.fromkeys(rows.domain) if n not in ("mean", "low", "high")]+["mean"]
     rows = rows.replace({"domain": {"low": "mean", "high": "mean"}}) # the mean is their median
     finished = rows.groupby(KEYS).domain.transform(lambda names: "mean" in set(names))
-    rows["label"] = [f"{system_name(r.system)}, {r.epoch}"+f" ({r.domains} domains)"*(not done)
+    rows["label"] = [f"{_system_name(r.system)}, {r.epoch}"+f" ({r.domains} domains)"*(not done)
                      for r, done in zip(rows.itertuples(), finished)]
     epochs = [e for e in dict.fromkeys(rows.epoch) if e and "picked on the reported split" not in e]
     shapes = dict(zip(epochs, "osD^v"))
@@ -188,6 +193,7 @@ def draw_protocols(rows:pd.DataFrame)->Figure:
 RELEASED = {(r["preset"], r["kind"], r["phase"]): r["units"]
             for r in packaged("released.yaml")["rows"]}
 
+# %% ../../nbs/7_figures/03_charts.ipynb #71cd5f1f
 def bench_rows(measured:dict)->pd.DataFrame: # floor: of the needed products, in units
     "What `mrhd bench` writes as a table"
     if not measured.get("rows"): raise InputError("field 'rows': missing or empty")

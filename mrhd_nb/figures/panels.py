@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'TRUE', 'MR', 'HD', 'BEFORE', 'COLOURS', 'STYLE', 'panels', 'window_rows', 'clip_rows', 'annotators',
-           'draw_windows', 'label_rows', 'draw_heat', 'draw_steps', 'shade', 'finish_time', 'timeline_table',
-           'draw_timeline', 'save_figure']
+           'draw_windows', 'draw_heat', 'draw_steps', 'shade', 'finish_time', 'timeline_table', 'draw_timeline',
+           'save_figure']
 
 # %% ../../nbs/7_figures/01_panels.ipynb #3dc13f90
 import matplotlib as mpl
@@ -89,10 +89,10 @@ def draw_windows(
             ax.barh(row-0.4+(i*overlap+0.5)*height, cell.end-cell.start, left=cell.start,
                     height=height*0.9, color=colours.get(cell.series, MR), linewidth=0,
                     alpha=0.2+0.8*min(max(cell.value, 0), 1))
-    label_rows(ax, table)
+    _label_rows(ax, table)
     ax.set_ylim(table.row.max()+0.5, -0.5)
 
-def label_rows(ax:Axes, table:pd.DataFrame)->None:
+def _label_rows(ax:Axes, table:pd.DataFrame)->None:
     "Name every row by its series"
     labels = table.drop_duplicates("row")
     ax.set_yticks(labels.row, labels.series)
@@ -111,7 +111,7 @@ def draw_heat(
     top = float(np.quantile(values, 0.98)) if high is None else high
     image = ax.imshow(values, aspect="auto", cmap=cmap, vmin=low, vmax=top,
                       extent=(table.start.min(), table.end.max(), len(values)-0.5, -0.5))
-    label_rows(ax, table)
+    _label_rows(ax, table)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12,
                              extend="max" if high is None else "neither", label=label)
     bar.outline.set_linewidth(0.4)
@@ -127,11 +127,13 @@ def draw_steps(
     edges = [*table.start, table.end.iloc[-1]]
     ax.stairs(table.value, edges, fill=baseline is not None, baseline=baseline, **style)
 
+# %% ../../nbs/7_figures/01_panels.ipynb #a7bcd184
 def shade(ax:Axes, windows:pd.DataFrame)->None:
     "Draw the true windows behind a panel"
     for cell in windows.itertuples():
         ax.axvspan(cell.start, cell.end, color=TRUE, alpha=0.15, linewidth=0)
 
+# %% ../../nbs/7_figures/01_panels.ipynb #211847ec
 def finish_time(figure:Figure, axes:np.ndarray, table:pd.DataFrame)->Figure:
     "Give the time axis its label, and the labels of all rows one distance"
     for ax in axes[-1]: ax.set(xlabel="time (s)", xlim=(0, table.end.max()))

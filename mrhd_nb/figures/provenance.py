@@ -93,11 +93,13 @@ def read_comparison(
     for name, file in zip(names, submissions): systems.setdefault(name, []).append(file)
     return systems, annotations, dataset
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #9ed92d86
 def _errors(files:Sequence[Path], record:str)->pd.DataFrame:
     systems, annotations, dataset = read_comparison(files, record)
     records = read_annotations(annotations, dataset)
     return errors_table(systems, annotations, records, dataset)
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #99608218
 def _disagreement(files:Sequence[Path], record:str)->pd.DataFrame:
     scored = score_systems(*read_comparison(files, record))
     return disagreement({name: tables[0] for name, tables in scored.items()})
@@ -150,6 +152,7 @@ class Source:
                 raise InputError(f"{path}: no such file; {needs}")
         return found
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #7f836ed4
 def comparison_source(
     kind:str, annotations:str|Path,           # standings, errors or disagreement
     systems:Mapping[str, Sequence[str|Path]], # name -> submissions, one for each run
@@ -160,6 +163,7 @@ def comparison_source(
     files = [str(file) for runs in systems.values() for file in runs]
     return Source(kind, (str(annotations), *files), f"{dataset}:{names}")
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #2c7f5bfe
 def split_names(names:str|Sequence[str])->tuple[str, ...]:
     "The names in a notebook's parameter: a list, or names separated by commas"
     parts = names.split(",") if isinstance(names, str) else names
@@ -174,6 +178,7 @@ def selection(files:Sequence[Path])->str: # histories
     picked = [read_config(path).training.select_on for path in beside if path.is_file()]
     return STAMP if "test" in picked else ""
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #72f82ce3
 def compute(source:Source)->pd.DataFrame:
     "A figure's table from its files"
     table = KINDS[source.kind].table(source.paths(), source.record)
@@ -183,6 +188,7 @@ def compute(source:Source)->pd.DataFrame:
 # %% ../../nbs/7_figures/04_provenance.ipynb #f0dfcd90
 ROOTS = ("MRHD_SHARED", "MRHD_DATA") # variables: folders of files that are not passed on
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #72714341
 def _portable(path:Path, folder:Path, root:Path)->str:
     "A path that means the same file elsewhere: below a variable if it lies outside of root"
     place = path.resolve()
@@ -192,6 +198,7 @@ def _portable(path:Path, folder:Path, root:Path)->str:
         if place.is_relative_to(shared): return f"${name}/{place.relative_to(shared).as_posix()}"
     return Path(os.path.relpath(path, folder)).as_posix()
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #688af7cd
 def keep_figure(
     source:Source, table:pd.DataFrame, # of `compute`
     stem:str|Path,                     # path without ending
@@ -223,6 +230,7 @@ def read_source(path:str|Path)->Source:
         raise InputError(f"{path}: field 'files': {name} is not set: it names their folder")
     return Source(kind, tuple(str(Path(path).parent/file) for file in files), record)
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #94ae14c3
 def redraw(path:str|Path)->Figure:
     "Compute a figure's table again, by the JSON beside it, and draw it in its place"
     source = read_source(path)
@@ -241,6 +249,7 @@ def deviation(path:str|Path)->float: # the JSON beside a figure
         return float("inf")
     return float(np.nan_to_num(np.abs(a-b)/np.maximum(1, np.abs(b))).max(initial=0))
 
+# %% ../../nbs/7_figures/04_provenance.ipynb #e0b90620
 def check_figure(stem:str|Path)->pd.Series: # path without ending -> kB of each file
     "Check that a figure has all its files, and that its table follows from its source"
     paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf", "csv", "json")]
