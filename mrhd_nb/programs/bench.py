@@ -124,12 +124,11 @@ def time_work(
         taken[work].append(time_task(task(work), least, device))
     unit_s = statistics.median(unit)
     for work in works:
-        same = replace(work, dtype="float32")
+        same, seconds = replace(work, dtype="float32"), statistics.median(taken[work])
         row = {"preset": work.config.preset, "width": work.config.model.width}
         row |= {n: getattr(work, n) for n in ("phase", "kind", "batch", "dtype", "clips", "tokens")}
-        row |= {"seconds": statistics.median(taken[work]), "gflop_needed": needed[same]/1e9}
-        row |= {"units": row["seconds"]/unit_s, "gflop_done": done[same]/1e9}
-        rows.append({n: float(f"{v:.6g}") if isinstance(v, float) else v for n, v in row.items()})
+        row |= {"seconds": seconds, "units": seconds/unit_s}
+        rows.append(row | {"gflop_needed": needed[same]/1e9, "gflop_done": done[same]/1e9})
     return {"unit_s": unit_s, "rows": rows}
 
 # %% ../../nbs/8_programs/05_bench.ipynb #71cd5f1f
@@ -185,12 +184,11 @@ def bench_loader(least:float=2.)->list[dict]: # seconds of each measurement; a r
         batches = [records[i:i+BATCH] for i in range(0, VIDEOS, BATCH)]
         passes = {"files, compressed": partial(map, partial(read_feature_files, data), batches)}
         bare = [replace(r, windows=None, clip_ids=None, saliency=None) for r in records]
-        for dtype, labels in (("float32", False), ("float16", False), ("float32", True)):
-            if not (root/dtype).exists(): pack(data, root/dtype, dtype=dtype)
-            store, name = PackedStore(root/dtype, data), f"store, {dtype}"+", with labels"*labels
-            dataset = MomentDataset(records if labels else bare, store, data)
+        for dtype in ("float32", "float16"):
+            pack(data, root/dtype, dtype=dtype)
+            dataset = MomentDataset(bare, PackedStore(root/dtype, data), data)
             order = {"shuffle": True, "generator": generator(0, "bench", "order")}
-            passes[name] = partial(iterate, dataset, BATCH, **order)
+            passes[f"store, {dtype}"] = partial(iterate, dataset, BATCH, **order)
         rates = {name: VIDEOS/time_task(lambda: deque(batches(), 0), least)
                  for name, batches in passes.items()}
     files = rates["files, compressed"]
