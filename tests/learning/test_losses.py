@@ -12,7 +12,7 @@ from mrhd_nb.learning.losses import (clip_alignment_loss, compute_losses, label_
                                      rank_loss, saliency_losses, span_giou_loss, span_l1, video_alignment_loss)
 from mrhd_nb.learning.matching import match
 from mrhd_nb.learning.parallel import take_share
-from mrhd_nb.learning.weighting import make_weighting
+from mrhd_nb.learning.losses import make_weighting
 from mrhd_nb.model.fusion import tap
 from mrhd_nb.model.model import MomentModel, Prediction
 
