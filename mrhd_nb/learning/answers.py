@@ -49,8 +49,7 @@ def best_first(
 def postprocess(
     prediction:Prediction,
     batch:Batch,
-    *,
-    data:DataConfig,
+    *, data:DataConfig,
     quirks:Quirks=Quirks(),
     nms:float|None=None, # drop windows that overlap a better one by more; None keeps all
 )->list[dict[str, Any]]: # one line of a submission per sample
@@ -76,8 +75,7 @@ def predict_dataset(
     model:nn.Module,         # a `MomentModel`
     dataset:MomentDataset,
     batch_size:int=100,
-    *,
-    device:str|torch.device="cpu", # where the model is
+    *, device:str|torch.device="cpu", # where the model is
     feedback:bool|None=None, # between the tasks; None: as the model's `feedback_on` says
     nms:float|None=None,     # as in `postprocess`
     world:World=World(),     # each rank predicts a part of the batches; all get all lines

@@ -42,8 +42,7 @@ def span_giou_loss(
 def label_cross_entropy(
     logits:Tensor,     # (B, N, 2), foreground first
     foreground:Tensor, # (B, N) bool, True where a query is matched
-    *,
-    background:float,  # weight of the background class
+    *, background:float, # weight of the background class
 )->Tensor: # scalar
     "Weighted cross-entropy, plain mean over queries (TaskWeave, from Moment-DETR)"
     label = (~foreground).flatten().long()                             # (B N,) 0 is the foreground
@@ -54,8 +53,7 @@ def label_cross_entropy(
 def label_focal(
     logits:Tensor,     # (B, N, 2), foreground first
     foreground:Tensor, # (B, N) bool, True where a query is matched
-    *,
-    alpha:float,       # weight of the channel that is right; the other has 1 - alpha
+    *, alpha:float,    # weight of the channel that is right; the other has 1 - alpha
     gamma:float,       # how much less a well-classified query counts
 )->Tensor: # scalar
     "Sigmoid focal loss on two one-hot channels (TR-DETR)"
@@ -70,8 +68,7 @@ def margin_loss(
     saliency:Tensor, # (B, L)
     positive:Tensor, # (B, P) clips that should score higher
     negative:Tensor, # (B, P) than these
-    *,
-    margin:float,    # Delta
+    *, margin:float, # Delta
 )->Tensor: # scalar
     "Hinge on pairs of clips (Moment-DETR, saliency loss)"
     s_neg, s_pos = saliency.gather(1, negative), saliency.gather(1, positive)
@@ -82,8 +79,7 @@ def rank_loss(
     saliency:Tensor,   # (B, C) of all candidates
     rank:Tensor,       # (B, C) in 0..12
     mask:Tensor,       # (B, C) bool
-    *,
-    temperature:float, # tau
+    *, temperature:float, # tau
     over_twelve:bool=False, # quirk `rank_over_twelve`
 )->Tensor: # scalar
     "Rank-aware contrastive loss (QD-DETR, saliency)"
@@ -99,8 +95,7 @@ def rank_loss(
 def negative_loss(
     saliency:Tensor, # (B, L) under the next sample's query
     mask:Tensor,     # (B, L) bool
-    *,
-    overflowing:bool=False, # quirk `overflowing_negative`
+    *, overflowing:bool=False, # quirk `overflowing_negative`
 )->Tensor: # scalar
     "No clip is a highlight of another query (QD-DETR, negative pairs)"
     cost = -(1-saliency.sigmoid()).log() if overflowing else F.softplus(saliency)
@@ -121,8 +116,7 @@ def video_alignment_loss(
 def clip_alignment_loss(
     taps:Taps,
     relevant:Tensor, # (B, L) bool
-    *,
-    temperature:float,
+    *, temperature:float,
     diluted:bool=False, # quirk `diluted_alignment`
 )->Tensor: # scalar
     "Does each clip resemble the query if it is relevant? (TR-DETR, local regulator; CTC)"

@@ -112,8 +112,7 @@ def train_step(
     state:State, # changed in place
     batch:Batch,
     training:TrainingConfig,
-    *,
-    feedback:bool,         # has the feedback between the tasks started?
+    *, feedback:bool,      # has the feedback between the tasks started?
     share:Share|None=None, # of a batch that several processes learn from; None: the batch is whole
 )->dict[str, float]: # terms of the whole batch
     "One step of AdamW on one batch"
@@ -307,8 +306,7 @@ def _train(config:RunConfig, out:Path, device:str|torch.device, progress:bool)->
 def train(
     config:RunConfig,
     out:str|Path,                  # run folder; a run of the same configuration is continued
-    *,
-    device:str|torch.device="cpu",
+    *, device:str|torch.device="cpu",
     progress:bool=True,            # show a bar
     processes:int=1,               # on this machine; with "cuda", each has a GPU of its own
 )->dict[str, Any]: # what metrics.json holds
