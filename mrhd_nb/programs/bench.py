@@ -29,7 +29,7 @@ from ..data.features import normalise_rows, tef
 from ..data.store import PackedStore, pack
 from ..evaluation.metrics import evaluate
 from ..evaluation.statistics import random_answers
-from ..learning.devices import check_device
+from ..learning.parallel import check_device
 from ..learning.runs import cpu_name, versions
 from ..learning.training import State, train_step
 
