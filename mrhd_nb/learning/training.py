@@ -31,7 +31,7 @@ from .parallel import (
     Share, World, check_device, compile_model, join, launch, make_resident, send_ahead, sum_step)
 from .losses import compute_losses, make_weighting
 from .checkpoints import load_model, save_model, weights_path
-from .runs import difference, hold_folder, note_environment, prepare_folder
+from .runs import changed_fields, hold_folder, note_environment, prepare_folder
 from .answers import predict_dataset
 
 # %% ../../nbs/5_learning/07_training.ipynb #b52a53f7
@@ -175,7 +175,7 @@ def start_from(state:State, config:RunConfig)->None:
     there, here = ({"model": asdict(c.model) | {"quirks": None},
                     "streams": [(s.dim, s.audio) for s in c.data.streams]} for c in (other, config))
     if shapes(model) != shapes(state.model) or there["streams"] != here["streams"]:
-        raise InputError(f"{path}: field 'training.init': does not fit: {difference(there, here)}")
+        raise InputError(f"{path}: field 'training.init': does not fit: {changed_fields(there, here)}")
     for part in {state.model, state.average}: part.load_state_dict(model.state_dict())
 
 # %% ../../nbs/5_learning/07_training.ipynb #845d764d

@@ -10,7 +10,7 @@ from mrhd_nb.core.presets import DATA, data_config
 from mrhd_nb.core.testing import refusal
 from mrhd_nb.data import downloads
 from mrhd_nb.data.annotations import read_annotations
-from mrhd_nb.data.downloads import Collection, Source, download, read_registry
+from mrhd_nb.data.downloads import Collection, RemoteFile, download, read_registry
 from mrhd_nb.data.features import FeatureFolder, read_array
 from mrhd_nb.programs.cli import main
 
@@ -38,7 +38,7 @@ class Server:
         "Serve `body` and list it as a registry would"
         if body is not None: self.files[name] = body
         body = self.files[name]
-        return Source(name, **{"kind": "features", "urls": (self.url(name),), "size": len(body), "sha256": hashlib.sha256(body).hexdigest()} | fields)
+        return RemoteFile(name, **{"kind": "features", "urls": (self.url(name),), "size": len(body), "sha256": hashlib.sha256(body).hexdigest()} | fields)
 
     def archive(self, name, body, **fields): return self.source(name, body, **{"size": None, "sha256": None, "at_most": 10**6, "folders": ("clip",)} | fields)
 
@@ -337,7 +337,7 @@ def test_no_code_from_a_file_is_run(server, tmp_path):
 
 
 def test_what_a_person_fetches_is_said_recognised_and_kept(server, tmp_path):
-    page = Source("p.archive", "features", pages=("https://example.org/page",), at_most=10**6, folders=("clip",))
+    page = RemoteFile("p.archive", "features", pages=("https://example.org/page",), at_most=10**6, folders=("clip",))
     left, said = bring(tmp_path, page)
     assert left == ["p.archive"] and "https://example.org/page" in said and str(tmp_path/"p.archive") in said
     (tmp_path/"p.archive").write_bytes(b"<!doctype html>")
@@ -371,7 +371,7 @@ def test_one_file_that_fails_does_not_keep_the_others(server, tmp_path):
 
 def test_files_can_be_chosen(server, tmp_path):
     words, rest, extra = server.source("a.jsonl", b"a", kind="annotations"), server.source("b.bin", b"b"), server.source("c.bin", b"c", on_request=True)
-    stand_in = Source("d.bin", "features", pages=("https://example.org/d",), at_most=10, folders=("clip",), instead="b.bin")
+    stand_in = RemoteFile("d.bin", "features", pages=("https://example.org/d",), at_most=10, folders=("clip",), instead="b.bin")
     files = words, rest, extra, stand_in
     bring(tmp_path, *files, only="annotations")
     assert names(tmp_path) == ["a.jsonl"]
@@ -383,7 +383,7 @@ def test_files_can_be_chosen(server, tmp_path):
 
 def test_a_stand_in_that_is_there_makes_its_original_needless(server, tmp_path):
     original = server.archive("a.archive", tarred(*GOOD))
-    stand_in = Source("d.archive", "features", pages=("https://example.org/d",), at_most=10**6, folders=("clip",), instead="a.archive")
+    stand_in = RemoteFile("d.archive", "features", pages=("https://example.org/d",), at_most=10**6, folders=("clip",), instead="a.archive")
     (tmp_path/"d.archive").write_bytes(zipped(*GOOD))
     assert bring(tmp_path, original, stand_in)[1].splitlines()[1] == "a.archive: there" and server.asked == []
 
@@ -446,7 +446,7 @@ def test_real_tvsum_is_found_by_its_name_afterwards(server, tmp_path, shared, mo
 
 
 def test_the_command(server, tmp_path, monkeypatch, capsys):
-    page = Source("p.archive", "features", pages=("https://example.org/page",), at_most=10**6, folders=("clip",))
+    page = RemoteFile("p.archive", "features", pages=("https://example.org/page",), at_most=10**6, folders=("clip",))
     registry = {"x": Collection("a set", "terms", (server.source("a.jsonl", b"{}", kind="annotations"), page))}
     monkeypatch.setattr(downloads, "read_registry", lambda: registry)
     monkeypatch.setenv("MRHD_DATA", str(tmp_path))
