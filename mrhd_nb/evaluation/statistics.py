@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ClusterSums', 'summed', 'estimate', 'influence', 'standard_error', 'bootstrap', 'tail', 'quantiles',
-           'percentile', 'jackknife', 'bca', 'intervals', 'difference', 'side_by_side', 'permutation_p', 'bootstrap_p',
-           'holm', 'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical', 'true_answers', 'vote_answers',
+           'percentile', 'jackknife', 'bca', 'intervals', 'difference', 'side_by_side', 'permutation_p', 'holm',
+           'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical', 'true_answers', 'vote_answers',
            'random_answers', 'ceilings']
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #0b0b3c25
@@ -178,13 +178,6 @@ def permutation_p(paired:ClusterSums, resamples:int=10_000, seed:int=0)->np.ndar
         p = (sum(found)+1)/(resamples+1)
     return np.where(np.isnan(seen), np.nan, p)
 
-# %% ../../nbs/4_evaluation/04_statistics.ipynb #5727e27b
-def bootstrap_p(draws:np.ndarray)->np.ndarray: # (R, M) of a difference -> (M,) two-sided
-    "Twice the share of resampled differences on the far side of zero"
-    slack, known = 1e-9*np.nanmax(np.abs(draws), 0, initial=0), np.isfinite(draws).sum(0)
-    far = np.minimum((draws <= slack).sum(0), (draws >= -slack).sum(0))
-    return np.where(known > 0, np.minimum(1, 2*(far+1)/(known+1)), np.nan)
-
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #61352232
 def holm(p:Sequence[float])->np.ndarray: # of one family of tests; NaN are no tests
     "p-values after Holm's correction"
@@ -209,7 +202,6 @@ def compare(
     made = made.rename(columns={"value": "difference"}).drop(columns=["clusters", "queries"])
     made["p_permutation"] = permutation_p(paired, max(resamples, 40*len(made)), seed)
     made["p_holm"] = holm(made.p_permutation)
-    made["p_bootstrap"] = bootstrap_p(bootstrap(paired, resamples, seed))
     return made.assign(detectable=detectable(made.error, paired.freedom))
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #7a3450f3
