@@ -172,6 +172,7 @@ def select_domain(records:list[Record], domain:str)->list[Record]:
     known = ", ".join(sorted({str(record.domain) for record in records}))
     raise InputError(f"domain '{domain}': no records; one of {known}")
 
+# %% ../../nbs/2_data/01_annotations.ipynb #9a383809
 def carve(records:list[Record], share:float, seed:int)->tuple[list[Record], list[Record]]:
     "Set a share of each domain's videos aside for validation: the rest, the validation part"
     chosen:set[str] = set()

@@ -230,14 +230,13 @@ BRIEF = {"qvhighlights": (*_MOMENTS, *_LENGTHS, *_HIGHLIGHTS),
          "charades": ("MR-full-R1@0.3", *_MOMENTS, "MR-full-mIoU"),
          "tvsum": ("mAP",), "youtube": ("mAP",)} # the headline columns of each data set
 
-# %% ../../nbs/4_evaluation/02_metrics.ipynb #5d20c7fe
+# %% ../../nbs/4_evaluation/02_metrics.ipynb #18f1d6fe
 KEYS = ("qid", "vid", "domain") # columns that are no scores
 
 def score_columns(table:pd.DataFrame)->list[str]:
     "The metrics in a per-query table: its numbers"
     return [c for c in table.select_dtypes("number") if c not in KEYS]
 
-# %% ../../nbs/4_evaluation/02_metrics.ipynb #18f1d6fe
 def per_query(
     submission:Source,
     annotations:Source,

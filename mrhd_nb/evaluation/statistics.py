@@ -58,7 +58,7 @@ def _ratios(sample:ClusterSums, weights:np.ndarray)->list[np.ndarray]: # (R, M) 
         return [(weights[:,s] @ sample.total[s])/(weights[:,s] @ sample.count[s])
                 for s in sample.strata]
 
-def estimate(sample:ClusterSums, weights:np.ndarray|None=None)->np.ndarray: # (R, C) -> (R, M), or (M,)
+def estimate(sample:ClusterSums, weights:np.ndarray|None=None)->np.ndarray: # (R, M) or (M,)
     "The metrics of resamples, by how often each cluster was drawn: the mean over strata"
     if weights is None: return estimate(sample, np.ones((1, len(sample.clusters))))[0]
     return np.mean(_ratios(sample, weights), 0)
