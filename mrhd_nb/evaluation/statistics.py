@@ -165,7 +165,7 @@ def side_by_side(samples:dict[str, ClusterSums])->ClusterSums: # metrics "name/m
     return replace(of[0], metrics=tuple(names), total=total, count=count)
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #2a61da7c
-def permutation_p(paired:ClusterSums, resamples:int=10_000, seed:int=0)->np.ndarray: # (M,) two-sided
+def permutation_p(paired:ClusterSums, resamples:int=10_000, seed:int=0)->np.ndarray: # (M,)
     "How often exchanging the systems in random clusters gives as large a difference"
     with np.errstate(invalid="ignore"):
         parts = np.concatenate([paired.total[s]/paired.count[s].sum(0) for s in paired.strata])
@@ -220,7 +220,7 @@ def seed_variance(runs:Sequence[ClusterSums])->tuple[np.ndarray, np.ndarray]: # 
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #d737a9ba
 def hierarchical(
-    runs:Sequence[ClusterSums], rivals:Sequence[ClusterSums]=(), # of one system; of another, subtracted
+    runs:Sequence[ClusterSums], rivals:Sequence[ClusterSums]=(), # of one system; of another
     *, level:float=.95, resamples:int=10_000, seed:int=0,
 )->pd.DataFrame: # metric -> value, low, high, error, seed_error
     "Mean over runs, or difference of two means, with an interval over seeds and clusters"
