@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT/"nbs", ROOT/"mrhd_nb"
 CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, WIDTH, IMAGE_BYTES = 15, 60, 60, 500, 100, 60_000
 BUDGET, CORE_BUDGET = 9000, 2600 # exported lines of the package, and of what it exists for
-CORE = ("core/spans", "model/*", "learning/matching", "learning/losses", "learning/weighting", "learning/training", "evaluation/metrics")
+CORE = ("core/spans", "model/*", "learning/matching", "learning/losses", "learning/training", "evaluation/metrics")
 EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
 # What only some modules may import or call
 PLACES = {"matplotlib": {"figures"}, "seaborn": {"figures"}, "papermill": {"programs"}, "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
@@ -185,7 +185,7 @@ def test_torch_modules_are_small_and_in_their_places(path):
     module = importlib.import_module(f"mrhd_nb.{module_name(path)}")
     for name, kind in inspect.getmembers(module, inspect.isclass):
         if kind.__module__ != module.__name__ or not issubclass(kind, torch.nn.Module): continue
-        assert package_name(path) == "model" or module_name(path) == "learning.weighting", name
+        assert package_name(path) == "model" or module_name(path) == "learning.losses", name
         assert len(inspect.getsource(kind).splitlines()) <= CLASS_LINES, name
 
 

@@ -55,8 +55,7 @@ def recipe(data:str, preset:str)->dict[str, Any]: # dotted name -> value
 def run_config(
     preset:str,                         # one of PRESETS
     data:str|DataConfig="qvhighlights", # registered name, data file, or the configuration itself
-    *,
-    seed:int=0,
+    *, seed:int=0,
     fidelity:str="corrected",           # or "released": all quirks on
     overrides:dict|list|str|None=None,  # dotted names, applied last
 )->RunConfig:

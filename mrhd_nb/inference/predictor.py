@@ -71,8 +71,7 @@ class Predictor:
     def __init__(
         self,
         checkpoint:str|Path, # as for `load`: run folder, checkpoint, or name of shipped weights
-        *,
-        device:str|torch.device="cpu",
+        *, device:str|torch.device="cpu",
     ):
         self.model, self.config = load_model(weights_path(checkpoint, "best", "last"))
         self.model.to(device).eval()
@@ -82,8 +81,7 @@ class Predictor:
         self,
         features:Rows|Sequence[Rows], # files or arrays, one row per clip, as in `read_streams`
         query_features:Rows|None=None, # one row per token, or one pooled vector; None: of `query`
-        *,
-        query:str="",                 # the sentence, which is repeated in the answer
+        *, query:str="",              # the sentence, which is repeated in the answer
         duration:float|None=None,     # seconds; None: the end of the last clip
         nms:float|None=None,          # drop windows that overlap a better one by more
     )->dict[str, Any]: # query, duration, clip_length, windows, saliency, highlight
@@ -96,8 +94,7 @@ class Predictor:
         self,
         features:Rows|Sequence[Rows],  # as in `predict`
         query_features:Sequence[Rows], # of each query, as in `predict`
-        *,
-        queries:Sequence[str]|None=None, # the words of each
+        *, queries:Sequence[str]|None=None, # the words of each
         duration:float|None=None,      # as in `predict`
         nms:float|None=None,           # as in `predict`
     )->list[dict[str, Any]]: # for each query, as `predict`

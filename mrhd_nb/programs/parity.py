@@ -21,8 +21,7 @@ from ..data.batches import Batch, Targets
 from ..model.model import MomentModel, Prediction
 from ..model.released import UNUSED_KEYS, fill_released, infer_config, released_names
 from ..learning.matching import match
-from ..learning.losses import LossTerms, compute_losses
-from ..learning.weighting import make_weighting
+from ..learning.losses import LossTerms, compute_losses, make_weighting
 
 # %% ../../nbs/8_programs/06_parity.ipynb #c682a3e8
 COEFFICIENTS = { # field of our `LossConfig`: key of the released configuration

@@ -18,7 +18,7 @@ from mrhd_nb.learning.checkpoints import read_tensors
 from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import InputError, rng, write_json
 from mrhd_nb.core.presets import run_config
-from mrhd_nb.learning.devices import compile_model
+from mrhd_nb.learning.parallel import compile_model
 from mrhd_nb.learning.runs import hold_folder, prepare_folder
 from mrhd_nb.data.store import pack
 from mrhd_nb.learning.training import Run, State, run_epochs, train, train_step, update_average

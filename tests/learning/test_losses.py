@@ -8,11 +8,10 @@ from mrhd_nb.core.files import generator
 from mrhd_nb.core.presets import preset
 from mrhd_nb.core.testing import small_model
 from mrhd_nb.data.batches import planted_batch
-from mrhd_nb.learning.losses import (clip_alignment_loss, compute_losses, label_cross_entropy, label_focal, margin_loss, negative_loss,
-                                     rank_loss, saliency_losses, span_giou_loss, span_l1, video_alignment_loss)
+from mrhd_nb.learning.losses import (clip_alignment_loss, compute_losses, label_cross_entropy, label_focal, make_weighting, margin_loss,
+                                     negative_loss, rank_loss, saliency_losses, span_giou_loss, span_l1, video_alignment_loss)
 from mrhd_nb.learning.matching import match
 from mrhd_nb.learning.parallel import take_share
-from mrhd_nb.learning.weighting import make_weighting
 from mrhd_nb.model.fusion import tap
 from mrhd_nb.model.model import MomentModel, Prediction
 

@@ -13,7 +13,7 @@ from mrhd_nb.programs.bench import hardware, paper_work, time_work
 from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import InputError, generator, rng
 from mrhd_nb.core.presets import run_config
-from mrhd_nb.learning.devices import compile_model, make_resident, send_ahead
+from mrhd_nb.learning.parallel import compile_model, make_resident, send_ahead
 from mrhd_nb.data.features import MemoryFeatures
 from mrhd_nb.learning.answers import predict_dataset
 from mrhd_nb.learning.losses import compute_losses
