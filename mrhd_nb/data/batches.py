@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'span_labels', 'Labels', 'label_kind', 'label', 'Sample', 'Targets', 'Batch', 'collate',
-           'MomentDataset', 'by_length', 'iterate', 'planted_batch']
+           'MomentDataset', 'by_length', 'iterate', 'planted_batch', 'has_split', 'read_split', 'reported_records',
+           'leave_one_out', 'split_records', 'open_split']
 
 # %% ../../nbs/2_data/08_batches.ipynb #541251a5
 import math, torch
 import numpy as np
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from ..core.files import InputError, generator as named_generator, rng
-from ..core.config import DataConfig, StreamConfig
+from ..core.config import DataConfig, RunConfig, StreamConfig, data_path
 from ..core.spans import from_seconds
-from .annotations import Record
+from .annotations import Record, carve, read_annotations, select_domain
 from .features import FeatureSource, MemoryFeatures
+from .store import open_features, split_text
+from .synthetic import Benchmark, make
 
 # %% ../../nbs/2_data/08_batches.ipynb #3407e90a
 def _draw(options:np.ndarray, count:int, generator:torch.Generator)->np.ndarray:
@@ -315,3 +318,60 @@ def planted_batch(
                               ((2*inside.start, 2*inside.stop),), tuple(inside), scores))
     dataset = MomentDataset(records, MemoryFeatures(streams, tokens, data), data)
     return dataset.batch(range(len(records)))
+
+# %% ../../nbs/2_data/08_batches.ipynb #411bae55
+_made = lru_cache(maxsize=1)(make)
+
+def _benchmark(data:DataConfig)->Benchmark:
+    "The embedded benchmark, made once"
+    return _made(data.seed, train=data.train_queries, val=data.val_queries, test=data.test_queries)
+
+def has_split(data:DataConfig, split:str)->bool:
+    "Does the data set bring this split with it?"
+    return bool(getattr(data, f"{split}_queries" if data.name == "synthetic" else split))
+
+# %% ../../nbs/2_data/08_batches.ipynb #4d2557ef
+def read_split(data:DataConfig, split:str)->list[Record]:
+    "The records of a split that the data set brings with it, of its one domain if it has one"
+    if not has_split(data, split):
+        raise InputError(f"data '{data.name}': field '{split}': names no file")
+    if data.name == "synthetic": records = getattr(_benchmark(data), split)
+    else: records = read_annotations(data_path(data, getattr(data, split)), data.dataset)
+    return select_domain(records, data.domain)
+
+def reported_records(data:DataConfig)->list[Record]:
+    "What a data set reports: test, or val where it has no test"
+    return read_split(data, "test" if has_split(data, "test") else "val")
+
+# %% ../../nbs/2_data/08_batches.ipynb #2e39c3b5
+def leave_one_out(data:DataConfig)->tuple[list[Record], list[Record]]: # all others, that video
+    "Training and test records of a run that leaves one video out"
+    records, vid = read_split(data, "train")+reported_records(data), data.leave_out
+    if not any(r.vid == vid for r in records):
+        known = ", ".join(sorted({r.vid for r in records})[:8])
+        raise InputError(f"field 'data.leave_out': no video '{vid}'; one of {known}, ...")
+    return [r for r in records if r.vid != vid], [r for r in records if r.vid == vid]
+
+# %% ../../nbs/2_data/08_batches.ipynb #7520a02a
+def split_records(config:RunConfig, split:str)->list[Record]: # split: train, val or test
+    "What a run learns from, picks its epoch on, or reports"
+    data, on = config.data, config.training.select_on
+    own = has_split(data, "val") and has_split(data, "test")
+    carves = on == "val" and not own
+    known = ("train", "val", "test") if own or carves else ("train", "test")
+    if split not in known:
+        raise InputError(f"split '{split}': one of {', '.join(known)}; training.select_on is {on}")
+    if split == "val" and own: return read_split(data, "val")
+    if data.leave_out: records = leave_one_out(data)[split == "test"]
+    else: records = reported_records(data) if split == "test" else read_split(data, "train")
+    if split == "test" or not carves: return records
+    return carve(records, data.holdout, data.seed)[split == "val"]
+
+# %% ../../nbs/2_data/08_batches.ipynb #3b8e84f3
+def open_split(config:RunConfig, split:str)->MomentDataset: # split: train, val or test
+    "The records of one split with the source of their features"
+    data, records = config.data, split_records(config, split)
+    data = replace(data, text=split_text(data, split))
+    if data.name != "synthetic": return MomentDataset(records, open_features(data), data)
+    made = _benchmark(data)
+    return MomentDataset(records, MemoryFeatures(made.streams, made.tokens, data), data)

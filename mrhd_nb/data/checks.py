@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FAULTS', 'Fault', 'Splits', 'Wanted', 'Seen', 'Lengths', 'Place', 'Finding', 'group_faults', 'examine_line',
            'check_windows', 'check_clips', 'check_labels', 'check_names', 'examine_annotations', 'check_files',
-           'TableStats', 'describe_table', 'examine_stream', 'check_tables', 'check_order', 'expected_clips',
-           'check_row_counts', 'Diagnosis', 'diagnose', 'diagnosis_text', 'find_data']
+           'TableStats', 'describe_table', 'examine_stream', 'check_tables', 'expected_clips', 'check_row_counts',
+           'Diagnosis', 'diagnose', 'diagnosis_text', 'find_data']
 
 # %% ../../nbs/2_data/06_checks.ipynb #7d3f2e59
 import glob, hashlib, math, os, re, statistics
@@ -46,11 +46,7 @@ FAULTS = { # kind: severity, what to do
     "row_count": ("error", "correct the duration, or extract the features again"),
     "window_lost": ("warning", "never learned or found; raise 'max_clips' (null: no limit)"),
     "rounding": ("warning", "predicted times cannot meet the window; set 'round_to' to null"),
-    "flat_labels": ("warning", "such labels teach no order, and scores on them are ties"),
-    "unused_file": ("warning", "harmless; it may belong to another split"),
-    "unit_rows": ("warning", "harmless: rows are brought to length one anyway"),
     "rows_differ": ("warning", "harmless: all streams are cut to the shortest"),
-    "stream_order": ("warning", "the released weights read SlowFast before CLIP"),
     "cut": ("warning", "raise 'max_clips' or 'max_tokens' to read more (null: no limit)"),
 }
 
@@ -151,14 +147,10 @@ def check_clips(record:Record)->Iterator[Fault]:
 
 # %% ../../nbs/2_data/06_checks.ipynb #f8c53cf7
 def check_labels(record:Record, split:str)->Iterator[Fault]:
-    "Is a record of the training split labelled, and do its labels differ?"
+    "Is a record of the training split labelled?"
     names = {"qvhighlights": "saliency_scores", "charades": "relevant_windows"}
-    at = record.source, names.get(record.dataset, "label")
-    scores = (record.saliency or ()) if record.labels is None else record.labels.tolist()
     if split == "train" and record.windows is None and record.labels is None:
-        yield "unlabelled", *at, "missing"
-    if len({sum(row) for row in scores}) == 1 and (len(scores) > 1 or not any(scores[0])):
-        yield "flat_labels", *at, f"the scores of each clip are like {[*scores[0]]}"
+        yield "unlabelled", record.source, names.get(record.dataset, "label"), "missing"
 
 # %% ../../nbs/2_data/06_checks.ipynb #9369760c
 Splits = dict[str, list[Record]] # by name: train, val or test
@@ -209,25 +201,19 @@ def examine_annotations(data:DataConfig)->tuple[Splits, list[Fault]]:
 Wanted = dict[str, Record] # key of some rows (`store.item_key`): the first record that needs them
 
 def check_files(data:DataConfig, needs:dict[StreamConfig, Wanted])->Iterator[Fault]:
-    "Are files missing, perhaps there under a similar name, and are there files that nobody needs?"
+    "Are files missing, perhaps there under a similar name?"
     root = data_path(data)
-    files = {s: [(name, r) for r in wanted.values() for name in feature_files(s, r)]
-             for s, wanted in needs.items()}
-    used = {name.casefold() for pairs in files.values() for name, _ in pairs}
-    for stream, pairs in files.items():
+    for stream, wanted in needs.items():
         there:dict[str, str] = {}
         for file in stream.files: # with any value for {vid} and {qid}
             pattern = re.sub(r"\{\w+\}", "*", glob.escape(os.path.expandvars(file)))
             there |= {name.casefold(): name for name in sorted(glob.glob(pattern, root_dir=root))}
-        for name, record in pairs:
+        names = [(name, r) for r in wanted.values() for name in feature_files(stream, r)]
+        for name, record in names:
             if os.path.isfile(root/name): continue
             similar = there.get(name.casefold())
             what = f"no file {root/name}"+(f"; there is {Path(similar).name}" if similar else "")
             yield "missing_file", record.source, stream.name, what
-        for name, file in there.items():
-            if name in used or data.domain: continue
-            yield "unused_file", str(root/file), stream.name, "no record needs it"
-        used |= there.keys()
 
 # %% ../../nbs/2_data/06_checks.ipynb #9e4489fe
 @dataclass(frozen=True)
@@ -235,14 +221,12 @@ class TableStats:
     "What is remembered of one table of features"
     rows:int
     zeros:int    # rows without a value other than 0
-    unit:bool    # has every row the length one?
     digest:bytes # the same for the same rows
 
 def describe_table(rows:np.ndarray)->TableStats: # of (n, D) float32
     "Look at one table"
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1) # float32 cannot hold all squares
-    unit, digest = bool((abs(norms-1) < 2e-3).all()), hashlib.sha256(rows.tobytes()).digest()
-    return TableStats(len(rows), int((norms == 0).sum()), unit, digest)
+    zeros = int((~rows.any(1)).sum())
+    return TableStats(len(rows), zeros, hashlib.sha256(rows.tobytes()).digest())
 
 # %% ../../nbs/2_data/06_checks.ipynb #be3e5226
 Seen = dict[str, TableStats] # by the keys of `Wanted`
@@ -252,7 +236,6 @@ def _place(data:DataConfig, stream:StreamConfig, record:Record)->str:
     name = feature_files(stream, record)[0]
     return f"{data_path(data, data.store)}[{name}]" if data.store else str(data_path(data)/name)
 
-# %% ../../nbs/2_data/06_checks.ipynb #be3e5227
 def examine_stream(data:DataConfig, stream:StreamConfig, wanted:Wanted)->tuple[Seen, list[Fault]]:
     "Read every table of a stream once, describe it and forget it"
     alone = {"streams": (stream,), "text": replace(data.text, files=())}
@@ -283,18 +266,6 @@ def check_tables(seen:Seen, wanted:Wanted, stream:StreamConfig, data:DataConfig)
         if first is wanted[key] or text and words_of(first.query) == words_of(wanted[key].query):
             continue
         yield "same_rows", *at, f"the rows of {Path(_place(data, stream, first)).name}"
-    units = [key for key, stats in seen.items() if stats.unit]
-    if stream.normalise and not data.store and 2*len(units) > len(seen): # a store normalises
-        what = f"rows of length one in {len(units)} of {len(seen)} files"
-        yield "unit_rows", _place(data, stream, wanted[units[0]]), stream.name, what
-
-# %% ../../nbs/2_data/06_checks.ipynb #d80746e6
-def check_order(data:DataConfig)->Iterator[Fault]:
-    "Does CLIP stand before SlowFast?"
-    names = [stream.name.lower() for stream in data.streams]
-    at = {kind: i for i, name in enumerate(names) for kind in ("clip", "slowfast") if kind in name}
-    if at.get("clip", math.inf) < at.get("slowfast", -1):
-        yield "stream_order", data.name, "streams", ", ".join(names)
 
 # %% ../../nbs/2_data/06_checks.ipynb #d18abc60
 Lengths = list[tuple[Record, dict[StreamConfig, int]]] # a record of each video, rows by stream
@@ -364,7 +335,7 @@ def diagnose(data:DataConfig, *, features:bool=True)->Diagnosis: # False: the an
         if not math.isnan(record.duration): videos.setdefault(record.vid, record)
     lengths = [(r, {s: seen[s][item_key(s, r)].rows for s in data.streams
                     if item_key(s, r) in seen.get(s, ())}) for r in videos.values()]
-    findings = group_faults([*faults, *check_order(data), *check_row_counts(lengths, data)])
+    findings = group_faults([*faults, *check_row_counts(lengths, data)])
     errors = sum(finding.severity == "error" for finding in findings)
     about_splits = [{
         "split": split, "records": len(records), "videos": len({r.vid for r in records}),

@@ -75,7 +75,8 @@ def load_array(path:str|Path, key:str="")->np.ndarray: # as stored
             array = _read(file, os.fstat(file.fileno()).st_size)
     except InputError: raise
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror or e}") from None
-    except Exception as e: raise InputError(f"{path}: no feature file: {first_line(e)}") from None
+    except Exception as e:
+        raise InputError(f"{path}: not a feature file: {first_line(e)}") from None
     if key: raise InputError(f"{path}: field '{key}': missing; it holds one array without a name")
     return array
 

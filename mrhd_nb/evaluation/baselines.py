@@ -14,8 +14,7 @@ from sklearn.model_selection import GroupKFold
 from ..core.files import rng
 from ..core.config import RunConfig, override
 from ..data.annotations import Record
-from ..data.batches import MomentDataset
-from ..data.splits import open_split, read_split, reported_records
+from ..data.batches import MomentDataset, open_split, read_split, reported_records
 from .metrics import label_ap
 
 # %% ../../nbs/4_evaluation/05_baselines.ipynb #97b96a9e

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Clusters', 'summed', 'estimate', 'influence', 'standard_error', 'bootstrap', 'tail', 'quantiles',
-           'percentile', 'jackknife', 'bca', 'intervals', 'difference', 'side_by_side', 'permutation_p', 'bootstrap_p',
-           'holm', 'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical', 'true_answers', 'vote_answers',
+           'percentile', 'jackknife', 'bca', 'intervals', 'difference', 'side_by_side', 'permutation_p', 'holm',
+           'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical', 'true_answers', 'vote_answers',
            'random_answers', 'ceilings']
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #0b0b3c25
@@ -58,7 +58,7 @@ def _ratios(sample:Clusters, weights:np.ndarray)->list[np.ndarray]: # (R, M) of 
         return [(weights[:,s] @ sample.total[s])/(weights[:,s] @ sample.count[s])
                 for s in sample.strata]
 
-def estimate(sample:Clusters, weights:np.ndarray|None=None)->np.ndarray: # (R, C) -> (R, M), or (M,)
+def estimate(sample:Clusters, weights:np.ndarray|None=None)->np.ndarray: # (R, M) or (M,)
     "The metrics of resamples, by how often each cluster was drawn: the mean over strata"
     if weights is None: return estimate(sample, np.ones((1, len(sample.clusters))))[0]
     return np.mean(_ratios(sample, weights), 0)
@@ -165,7 +165,7 @@ def side_by_side(samples:dict[str, Clusters])->Clusters: # metrics "name/metric"
     return replace(of[0], metrics=tuple(names), total=total, count=count)
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #2a61da7c
-def permutation_p(paired:Clusters, resamples:int=10_000, seed:int=0)->np.ndarray: # (M,) two-sided
+def permutation_p(paired:Clusters, resamples:int=10_000, seed:int=0)->np.ndarray: # (M,)
     "How often exchanging the systems in random clusters gives as large a difference"
     with np.errstate(invalid="ignore"):
         parts = np.concatenate([paired.total[s]/paired.count[s].sum(0) for s in paired.strata])
@@ -177,13 +177,6 @@ def permutation_p(paired:Clusters, resamples:int=10_000, seed:int=0)->np.ndarray
         found = [larger(g.integers(0, 2, (rows, C))) for rows in _pieces(resamples, C)]
         p = (sum(found)+1)/(resamples+1)
     return np.where(np.isnan(seen), np.nan, p)
-
-# %% ../../nbs/4_evaluation/04_statistics.ipynb #5727e27b
-def bootstrap_p(draws:np.ndarray)->np.ndarray: # (R, M) of a difference -> (M,) two-sided
-    "Twice the share of resampled differences on the far side of zero"
-    slack, known = 1e-9*np.nanmax(np.abs(draws), 0, initial=0), np.isfinite(draws).sum(0)
-    far = np.minimum((draws <= slack).sum(0), (draws >= -slack).sum(0))
-    return np.where(known > 0, np.minimum(1, 2*(far+1)/(known+1)), np.nan)
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #61352232
 def holm(p:Sequence[float])->np.ndarray: # of one family of tests; NaN are no tests
@@ -209,7 +202,6 @@ def compare(
     made = made.rename(columns={"value": "difference"}).drop(columns=["clusters", "queries"])
     made["p_permutation"] = permutation_p(paired, max(resamples, 40*len(made)), seed)
     made["p_holm"] = holm(made.p_permutation)
-    made["p_bootstrap"] = bootstrap_p(bootstrap(paired, resamples, seed))
     return made.assign(detectable=detectable(made.error, paired.freedom))
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #7a3450f3
@@ -228,7 +220,7 @@ def seed_variance(runs:Sequence[Clusters])->tuple[np.ndarray, np.ndarray]: # (M,
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #d737a9ba
 def hierarchical(
-    runs:Sequence[Clusters], rivals:Sequence[Clusters]=(), # of one system; of another, subtracted
+    runs:Sequence[Clusters], rivals:Sequence[Clusters]=(), # of one system; of another
     *, level:float=.95, resamples:int=10_000, seed:int=0,
 )->pd.DataFrame: # metric -> value, low, high, error, seed_error
     "Mean over runs, or difference of two means, with an interval over seeds and clusters"

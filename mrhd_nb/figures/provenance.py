@@ -21,8 +21,7 @@ from ..core.config import RunConfig, read_config
 from ..core.files import InputError, read_json, write_json
 from ..core.spans import span_iou
 from ..data.annotations import read_annotations
-from ..data.batches import Batch, collate
-from ..data.splits import open_split
+from ..data.batches import Batch, collate, open_split
 from ..evaluation.errors import disagreement
 from ..evaluation.leaderboard import score_systems
 from ..learning.answers import has_moments, predict_dataset

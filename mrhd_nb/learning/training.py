@@ -22,8 +22,7 @@ from mrhd_nb.core.files import (
     write_json_lines)
 from ..core.config import RunConfig, TrainingConfig, override
 from ..data.annotations import as_json
-from ..data.batches import Batch, MomentDataset, iterate, label_kind
-from ..data.splits import open_split
+from ..data.batches import Batch, MomentDataset, iterate, label_kind, open_split
 from ..model.model import MomentModel
 from ..evaluation.metrics import evaluate
 from ..evaluation.ledger import record_run

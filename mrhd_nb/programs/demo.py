@@ -16,7 +16,7 @@ from string import Template
 from ..core.config import RunConfig, override, read_config
 from ..core.files import InputError, read_json, write_atomic, write_json_lines
 from ..data.annotations import as_json, write_annotations
-from ..data.splits import open_split, split_records
+from ..data.batches import open_split, split_records
 from ..data.synthetic import best_constant
 from ..evaluation.leaderboard import HEADLINES, show, standings
 from ..evaluation.metrics import averages, per_query

@@ -122,7 +122,7 @@ def score_run(
     device:str="cpu",
 )->tuple[dict, list[dict], Any]: # metrics, lines of the submission, DataFrame of `per_query`
     "Predict and evaluate a split of a run's own data"
-    from mrhd_nb.data.splits import open_split
+    from mrhd_nb.data.batches import open_split
     from mrhd_nb.evaluation.metrics import per_query
     from mrhd_nb.learning.checkpoints import load_model
     from mrhd_nb.learning.training import score, shuffle_queries

@@ -19,7 +19,7 @@ from ..core.config import RunConfig, from_dict, override, read_config
 from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import DATA, data_config
 from ..data.annotations import as_json
-from ..data.splits import read_split, reported_records, split_records
+from ..data.batches import read_split, reported_records, split_records
 from ..evaluation.baselines import baseline_table, random_domains, selection_null
 from ..evaluation.metrics import per_query
 from ..evaluation.statistics import intervals, summed

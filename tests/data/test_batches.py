@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest, torch
 from mrhd_nb.data.annotations import Record, as_json, write_annotations
-from mrhd_nb.data.batches import MomentDataset, iterate, label, span_labels
+from mrhd_nb.data.batches import MomentDataset, iterate, label, open_split, span_labels
 from mrhd_nb.learning.checkpoints import load_model, save_model
 from mrhd_nb.core.presets import PRESETS, data_config, run_config
 from mrhd_nb.core.config import DataConfig, StreamConfig, override, read_config
@@ -13,7 +13,6 @@ from mrhd_nb.data.features import FeatureFolder, MemoryFeatures, word_vectors
 from mrhd_nb.inference.predictor import Predictor
 from mrhd_nb.learning.answers import predict_dataset
 from mrhd_nb.model.model import MomentModel
-from mrhd_nb.data.splits import open_split
 from mrhd_nb.learning.training import State, train, train_step
 
 TINY = {"model.width": 16, "model.heads": 4, "model.ffn": 32, "model.moment_queries": 5, "training.batch_size": 4, "training.epochs": 2, "training.select_on": "none"}

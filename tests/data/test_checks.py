@@ -10,7 +10,6 @@ from mrhd_nb.core.config import DataConfig, StreamConfig
 from mrhd_nb.core.presets import data_config
 from mrhd_nb.core.files import rng
 from mrhd_nb.data.checks import FAULTS, diagnose, diagnosis_text, find_data
-from mrhd_nb.data.features import normalise_rows
 from mrhd_nb.data.store import pack
 from mrhd_nb.data.synthetic import make, write
 
@@ -59,10 +58,6 @@ class Folder:
         else: np.save(path, rows)
 
     def change(self, name, line, change): self.put(name, line, change(self.rows(name, line)))
-
-    def change_all(self, name, change):
-        for split in ("train", "val"):
-            for line in self.lines(split): self.change(name, line, change)
 
     def configure(self, **changes):
         self.data = replace(self.data, **changes)
@@ -159,12 +154,12 @@ def annotations_of_another_data_set(d):
 @fault()
 def annotations_missing(d):
     d.configure(val="validation.jsonl")
-    return [("annotation_file", "val", d.root/"validation.jsonl"), *(("unused_file", s, None) for s in ("slowfast", "clip", "words"))]
+    return [("annotation_file", "val", d.root/"validation.jsonl")]
 
 @fault()
 def annotations_empty(d):
     d.save([], "val")
-    return [("annotation_file", "val", d.path("val")), *(("unused_file", s, None) for s in ("slowfast", "clip", "words"))]
+    return [("annotation_file", "val", d.path("val"))]
 
 
 # Windows, clips and labels
@@ -214,16 +209,6 @@ def clip_behind_the_video(d):
     return [("clip_outside", "relevant_clip_ids", 3)]
 
 @fault()
-def scores_all_zero(d):
-    d.edit(3, saliency_scores=[[0, 0, 0] for _ in d.line(3)["saliency_scores"]])
-    return [("flat_labels", "saliency_scores", 3)]
-
-@fault()
-def scores_all_equal(d):
-    d.edit(3, saliency_scores=[[1, 2, 3] for _ in d.line(3)["saliency_scores"]])
-    return [("flat_labels", "saliency_scores", 3)]
-
-@fault()
 def labels_withheld(d):
     d.edit_all(lambda line: dict.fromkeys(("relevant_windows", "relevant_clip_ids", "saliency_scores")))
     return [("unlabelled", "saliency_scores", 1)]
@@ -270,7 +255,7 @@ def qid_in_both_splits(d):
 @fault()
 def split_is_copied(d):
     d.save(d.lines(), "val")
-    return [("shared_video", "vid", ("val", 1)), ("duplicate_qid", "qid", ("val", 1)), *(("unused_file", s, None) for s in ("slowfast", "clip", "words"))]
+    return [("shared_video", "vid", ("val", 1)), ("duplicate_qid", "qid", ("val", 1))]
 
 
 # Files
@@ -284,11 +269,6 @@ def features_missing(d):
 def tokens_missing(d):
     d.file("words", 3).unlink()
     return [("missing_file", "words", 3)]
-
-@fault()
-def features_unused(d):
-    np.savez(d.root/"clip_features"/"other.npz", features=d.rows("clip", 3)*2)
-    return [("unused_file", "clip", d.root/"clip_features"/"other.npz")]
 
 @fault()
 def folder_missing(d):
@@ -357,11 +337,6 @@ def two_queries_with_the_same_tokens(d):
     return [("same_rows", "words", d.file("words", 4))]
 
 @fault()
-def all_files_normalised(d):
-    d.change_all("clip", normalise_rows)
-    return [("unit_rows", "clip", d.file("clip", 1))]
-
-@fault()
 def another_width(d):
     d.change("clip", 3, lambda rows: rows[:, :48])
     return [("unreadable_file", "clip", d.file("clip", 3))]
@@ -379,11 +354,6 @@ def folders_exchanged(d):
     slow, clip = d.root/"slowfast_features", d.root/"clip_features"
     slow.rename(d.root/"x"); clip.rename(slow); (d.root/"x").rename(clip)
     return [("unreadable_file", name, d.file(name, 1)) for name in ("slowfast", "clip")]
-
-@fault()
-def clip_before_slowfast(d):
-    d.configure(streams=d.data.streams[::-1])
-    return [("stream_order", "streams", None)]
 
 @fault("tvsum")
 def parts_of_different_length(d):
@@ -580,13 +550,13 @@ def test_bad_usage(tmp_path, capsys, monkeypatch):
 # Real data: the warnings that are known, and no error
 
 KNOWN = {
-    "charades_clip": {("unit_rows", "clip"), ("rows_differ", "clip")}, # L2-normalised when published; floor(duration)+1 or +2 rows
+    "charades_clip": {("rows_differ", "clip")},                     # floor(duration)+1 or +2 rows
     "tvsum": set(),
     "tvsum/BK": set(),
     "tvsum_audio": {("rows_differ", "pann")},                        # one video has one audio row more
 }
 ANNOTATED = { # without features
-    "qvhighlights": {("flat_labels", "saliency_scores")},            # one moment whose clips all have the same score is no rarity
+    "qvhighlights": set(),
     "charades": {("window_lost", "relevant_windows")},               # videos up to 194 s
     "youtube": set(),
     "tvsum": set(),

@@ -4,14 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mrhd_nb.data.annotations import read_annotations
-from mrhd_nb.data.batches import iterate
+from mrhd_nb.data.batches import iterate, open_split
 from mrhd_nb.programs.cli import main
 from mrhd_nb.core.files import InputError, write_json
 from mrhd_nb.core.config import override
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.core.testing import refusal
 from mrhd_nb.data.converters import activitynet_records, convert, csv_records
-from mrhd_nb.data.splits import open_split
 from mrhd_nb.learning.training import train
 
 TABLE = """video,query,start,end,duration,split

@@ -330,7 +330,7 @@ def test_no_code_from_a_file_is_run(server, tmp_path):
     np.savez(held, features=np.array([[Payload()]], object))
     bring(tmp_path/"data", server.archive("a.archive", zipped(("clip/v.npz", held.getvalue()), ("clip/w.npy", pickle.dumps(Payload())))))
     for name, key in (("v.npz", "features"), ("w.npy", "")):
-        with pytest.raises(InputError, match="no feature file: "): read_array(tmp_path/"data"/"clip"/name, key)
+        with pytest.raises(InputError, match="not a feature file: "): read_array(tmp_path/"data"/"clip"/name, key)
     assert not (tmp_path/"run").exists()
     with np.load(tmp_path/"data"/"clip"/"v.npz", allow_pickle=True) as stored: stored["features"] # the payload would have worked
     assert (tmp_path/"run").exists()

@@ -7,14 +7,13 @@ import pytest
 import torch
 from mrhd_nb.data import batches, features as module
 from mrhd_nb.data.annotations import Record, write_annotations
-from mrhd_nb.data.batches import MomentDataset, iterate
+from mrhd_nb.data.batches import MomentDataset, has_split, iterate, open_split, read_split
 from mrhd_nb.programs.cli import main
 from mrhd_nb.core.files import InputError, generator, rng, write_json
 from mrhd_nb.core.testing import refusal
 from mrhd_nb.core.config import StreamConfig
 from mrhd_nb.core.presets import data_config, run_config
 from mrhd_nb.data.features import FeatureFolder, read_stream
-from mrhd_nb.data.splits import has_split, open_split, read_split
 from mrhd_nb.data.store import PackedStore, open_features, pack, read_manifest, verify
 from mrhd_nb.data.synthetic import make, write
 from mrhd_nb.learning.training import shuffle_queries, train
@@ -243,7 +242,7 @@ def test_a_damaged_source_is_named(tmp_path, capsys):
     write_json(tmp_path/"mine.json", asdict(data))
     victim = next((tmp_path/"features/video_features").glob("*_opt.npy"))
     content = victim.read_bytes()
-    for damaged, says in ((content[:-7], "no feature file"), (content[:-2]+b"\xff\x7f", "not finite"), (b"", "no feature file")):
+    for damaged, says in ((content[:-7], "not a feature file"), (content[:-2]+b"\xff\x7f", "not finite"), (b"", "not a feature file")):
         victim.write_bytes(damaged)
         assert main(["pack", str(tmp_path/"mine.json"), "--out", str(tmp_path/"store")]) == 2
         said = capsys.readouterr().err

@@ -4,7 +4,7 @@ from mrhd_nb.data.annotations import carve, read_annotations
 from mrhd_nb.evaluation.baselines import mean_human, random_domains, selection_null
 from mrhd_nb.core.config import override
 from mrhd_nb.core.presets import run_config
-from mrhd_nb.data.splits import split_records
+from mrhd_nb.data.batches import split_records
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,6 @@ def test_p_values_of_tr_detr_against_taskweave_a_second_way(tables, run):
         expected = made.p_permutation[metric]
         assert abs(p-expected) <= 4*(expected*(1-expected)/tosses)**.5+2/tosses, (metric, p, expected)
         assert made.difference[metric] == pytest.approx((a[metric]-b[metric]).mean())
-        assert abs(made.p_bootstrap[metric]-expected) < .04
     assert made.p_permutation["MR-full-R1@0.5"] < .05 < made.p_permutation["MR-full-mAP"] # what the two can and cannot tell apart
 
 

@@ -8,8 +8,7 @@ from mrhd_nb.core.config import StreamConfig, override
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.core.testing import refusal
 from mrhd_nb.data.annotations import Record
-from mrhd_nb.data.batches import MomentDataset
-from mrhd_nb.data.splits import open_split
+from mrhd_nb.data.batches import MomentDataset, open_split
 from mrhd_nb.learning import training
 from mrhd_nb.learning.checkpoints import load_model, read_tensors
 from mrhd_nb.learning.runs import read_history

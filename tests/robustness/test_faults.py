@@ -13,7 +13,7 @@ from mrhd_nb.core.config import override
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.programs.notebooks import Job, NotebookError, run_jobs, run_notebook
 from mrhd_nb.data.features import load_array
-from mrhd_nb.data.splits import open_split
+from mrhd_nb.data.batches import open_split
 from mrhd_nb.data.synthetic import make, write
 from mrhd_nb.learning.training import State, train
 
