@@ -29,7 +29,7 @@ from ..learning.answers import has_moments, predict_dataset
 from ..learning.checkpoints import load_model
 from ..learning.runs import read_history
 from .charts import (
-    bench_rows, draw_bench, draw_disagreement, draw_errors, draw_protocols, draw_standings,
+    draw_disagreement, draw_errors, draw_protocols, draw_standings,
     errors_table, protocol_rows, standings_table)
 from .inside import (
     attention_table, curves_table, draw_attention, draw_curves, draw_masks, draw_weights,
@@ -125,9 +125,7 @@ KINDS = {
     "errors": Kind(*_submission, _errors, draw_errors),
     "disagreement": Kind(*_submission, _disagreement, draw_disagreement),
     "protocols": Kind("tvsum.csv", "tables", lambda files, _: pd.concat(
-        [protocol_rows(pd.read_csv(f)) for f in files], ignore_index=True), draw_protocols),
-    "bench": Kind("measured.json", "measurements", lambda files, _: pd.concat(
-        [bench_rows(read_json(f)) for f in files], ignore_index=True), draw_bench)}
+        [protocol_rows(pd.read_csv(f)) for f in files], ignore_index=True), draw_protocols)}
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #ec89a183
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ __all__ = ['BARS', 'SET', 'DEVICE', 'DATA', 'COMMANDS', 'Parser', 'answer', 'tra
            'doctor_command', 'add_option', 'command_line', 'main']
 
 # %% ../../nbs/8_programs/07_cli.ipynb #e9ccf44f
-import argparse, json, os, shutil, sys, tempfile
+import argparse, json, os, shutil, sys
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -233,16 +233,12 @@ def pack_command(args:Namespace)->None:
 # %% ../../nbs/8_programs/07_cli.ipynb #33303d6a
 def doctor_command(args:Namespace)->int:
     "Check annotations and features of a data set against each other"
-    from dataclasses import asdict
     from mrhd_nb.data.checks import diagnose, diagnosis_text, find_data
     data = find_data(args.data)
-    with tempfile.TemporaryDirectory() as folder:
-        if data.name == "synthetic":
-            from mrhd_nb.data.synthetic import make, write
-            write(make(data.seed, train=data.train_queries, val=data.val_queries), folder)
-            names = {name: f"highlight_{name}_release.jsonl" for name in ("train", "val")}
-            data = replace(data, root=folder, **names)
-        found = diagnose(data, features=not args.annotations_only)
+    if data.name == "synthetic":
+        raise InputError("synthetic: the embedded benchmark is made in memory; there are no files"
+                         " to check")
+    found = diagnose(data, features=not args.annotations_only)
     print(json.dumps(asdict(found)) if args.json else diagnosis_text(found))
     return 1 if found.errors else 0
 

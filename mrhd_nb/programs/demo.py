@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'SEEDS', 'HEADLINE', 'HALVES', 'constant_submission', 'example_submissions', 'training_jobs',
-           'drawing_jobs', 'demo_submissions', 'demo_scores', 'demo_table', 'margins', 'demo_report', 'demo']
+           'drawing_jobs', 'demo_submissions', 'demo_scores', 'demo_table', 'demo_report', 'demo']
 
 # %% ../../nbs/8_programs/02_demo.ipynb #5c2ac4f0
 import base64, html
@@ -20,7 +20,7 @@ from ..data.splits import open_split, split_records
 from ..data.synthetic import best_constant
 from ..evaluation.leaderboard import HEADLINES, show, standings
 from ..evaluation.metrics import averages, per_query
-from ..evaluation.statistics import compare, difference, random_answers, summed
+from ..evaluation.statistics import random_answers
 from ..figures.provenance import publish
 from ..learning.answers import predict_dataset
 from ..learning.checkpoints import load_model, weights_path
@@ -118,22 +118,6 @@ def demo_table(
     shown = show(standings(scored, names), HEADLINE)
     return table, shown.assign(seconds=["" if v != v else f"{v:.0f}" for v in table.seconds])
 
-# %% ../../nbs/8_programs/02_demo.ipynb #04a2b786
-def margins(
-    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
-    metric:str="MR-full-R1@0.5",
-)->pd.DataFrame: # system -> rival, difference, low, high
-    "By how much each system's last epoch beats the better of its control and the constant answer"
-    rows = {}
-    for preset in SYSTEMS:
-        last = next(row for row in scored if row.startswith(f"{preset}, last"))
-        rivals = f"{preset}, shuffled queries", "best constant answer"
-        rival = max(rivals, key=lambda row: scored[row][0][metric].mean())
-        pair = difference(*(summed(scored[row][0], [metric]) for row in (last, rival)))
-        made = compare(pair).iloc[0]
-        rows[preset] = {"rival": rival} | made[["difference", "low", "high"]].to_dict()
-    return pd.DataFrame(rows).T
-
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
 HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), for "
           "the mean of seeds also over seeds; another seed moves the numbers of one run by more")
@@ -144,17 +128,11 @@ th, td {padding: .2rem .7rem; text-align: right} img {max-width: 100%}
 </style></head><body><h1>mrhd_nb: the demo</h1>
 <h2>Results</h2><p>The embedded benchmark: $size. The test
 queries are reported.</p>$table<p>Percent $halves.</p>
-<p>R1@0.5 of the last epoch minus the better of its own control and the best constant answer,
-with its paired interval: $margins.</p>
 <h2>Figures</h2>$figures<h2>Notebooks</h2><ul>$pages</ul></body></html>
 """)
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970d
-def demo_report(
-    out:Path,
-    shown:pd.DataFrame, # the texts of `demo_table`
-    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
-)->Path: # report.html
+def demo_report(out:Path, shown:pd.DataFrame)->Path: # texts of `demo_table`; report.html
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     data, training, pages = config.data, config.training, sorted(out.glob("*/**/*.html"))
@@ -165,8 +143,6 @@ def demo_report(
         size=f"{data.train_queries} training, {data.val_queries} validation and {data.test_queries}"
              f" test queries; {training.epochs} epochs at width {config.model.width}",
         table=shown.to_html(border=0), halves=HALVES,
-        margins="; ".join(f"{p}: {m.difference:+.1f} points [{m.low:+.1f}, {m.high:+.1f}]"
-                          for p, m in margins(scored).iterrows()),
         figures="".join(f'<figure><img alt="" src="data:image/png;base64,{encode(path)}">'
                         f"<figcaption>{name(path)}</figcaption></figure>" for path in drawn),
         pages="".join(f'<li><a href="{name(path)}">{name(path)}</a></li>' for path in pages))
@@ -190,7 +166,7 @@ def demo(
     scored = demo_scores(out)
     table, shown = demo_table(out, scored)
     report(f"{shown.to_string()}\npercent {HALVES}")
-    report(f"report: {demo_report(out, shown, scored)}")
+    report(f"report: {demo_report(out, shown)}")
     if figures:
         for source in sorted(out.glob("figures/*/fig_*.json")): publish(source, figures)
         report(f"figures: {figures}")

@@ -9,6 +9,7 @@ __all__ = ['PICKED', 'RUN_FILES', 'notebook_folder', 'find_notebook', 'describe_
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #52ee913f
 import hashlib, importlib.resources, json, os, signal, subprocess, sys, time
+import pandas as pd
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -61,9 +62,8 @@ def run_folder(config:RunConfig, out:str="")->Path: # out: a folder that was ask
     return Path("runs")/f"{config.preset}-{config.data.name}-{config.seed}-{digest}"
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #a0f5ae98
-def data_table(**splits:Sequence[Any])->Any: # split name -> records; a DataFrame
+def data_table(**splits:Sequence[Any])->pd.DataFrame: # split name -> records
     "Size and shape of each split"
-    import pandas as pd
     rows = pd.DataFrame([
         {"split": name, "vid": r.vid, "words": len(r.query.split()), "seconds": r.duration,
          "windows": len(r.windows or ()), "length": sum(e-s for s, e in r.windows or ())}
@@ -82,9 +82,8 @@ def describe_epoch(results:dict, which:str)->str: # what `train` returns; best o
     stamp = f", {PICKED[results['select_on']]}" if which == "best" else ""
     return f"{which} epoch ({results[which]['epoch']}){stamp}"
 
-def results_table(results:dict)->Any: # what `train` returns; a DataFrame
+def results_table(results:dict)->pd.DataFrame: # what `train` returns
     "The brief metrics of the reported split at the best and at the last epoch"
-    import pandas as pd
     rows = {describe_epoch(results, w): results[w]["metrics"]["brief"] for w in ("best", "last")}
     return pd.DataFrame(rows).T
 
@@ -93,9 +92,8 @@ RUN_FILES = ("config.json", "environment.json", "history.jsonl", "best.safetenso
              "last.safetensors", "resume.pt", "metrics.json", "submission_best.jsonl",
              "submission_last.jsonl", "done.json")
 
-def check_run(folder:str|Path)->Any: # of a finished run; a Series, kB of each file
+def check_run(folder:str|Path)->pd.Series: # of a finished run; kB of each file
     "Check that a run folder is complete and agrees with itself"
-    import pandas as pd
     folder = Path(folder)
     missing = [name for name in RUN_FILES if not (folder/name).is_file()]
     if missing: raise InputError(f"{folder}: not a finished run: {', '.join(missing)} missing")
@@ -153,15 +151,6 @@ def is_finished(name:str|Path, out:str|Path, parameters:dict[str, Any])->bool:
     record = read_json(done).get("notebooks", {}).get(Path(name).stem) if done.is_file() else None
     return record is not None and record | step_record(name, parameters) == record
 
-# %% ../../nbs/8_programs/01_notebooks.ipynb #7d2f3c5e
-def _failure(error:Any, source:Path, partial:Path)->Exception:
-    "The one-line form of an error inside a notebook"
-    said = (str(error.evalue).strip() or error.ename).splitlines()[0]
-    if error.ename == "InputError": return InputError(said)
-    if error.ename == "KeyboardInterrupt": return KeyboardInterrupt()
-    stopped = f"{source.name} stopped in cell {error.exec_count}"
-    return NotebookError(f"{stopped}: {error.ename}: {said} (see {partial})")
-
 # %% ../../nbs/8_programs/01_notebooks.ipynb #08ee11d8
 def run_notebook(
     name:str|Path,   # name of an experiment notebook, or a path
@@ -188,7 +177,12 @@ def run_notebook(
     options |= {"stdout_file": stream, "stderr_file": stream, "config": private}
     start = time.perf_counter()
     try: papermill.execute_notebook(str(source), str(partial), values, **options)
-    except papermill.PapermillExecutionError as e: raise _failure(e, source, partial) from None
+    except papermill.PapermillExecutionError as e:
+        said, where = (str(e.evalue).strip() or e.ename).splitlines()[0], f"(see {partial})"
+        if e.ename == "InputError": raise InputError(said) from None
+        if e.ename == "KeyboardInterrupt": raise KeyboardInterrupt from None
+        stopped = f"{source.name} stopped in cell {e.exec_count}"
+        raise NotebookError(f"{stopped}: {e.ename}: {said} {where}") from None
     except DeadKernelError:
         raise NotebookError(f"{source.name}: its process died, killed or out of memory; run it "
                             f"again to go on from what it had saved (see {partial})") from None

@@ -258,18 +258,12 @@ def as_markdown(table:pd.DataFrame, digits:int=3)->str:
     return "".join(f"| {line.replace('|', ' | ')} |\n" for line in lines)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #eaf34476
-def protocol_table(out:Path, config:RunConfig, videos:pd.DataFrame)->pd.DataFrame:
-    "The table of one data set, with baselines that are computed once for a folder"
+def protocol_table(config:RunConfig, videos:pd.DataFrame)->pd.DataFrame: # of a run; its videos
+    "The table of one data set, with its baselines"
     names = {"data.domain": "", "data.leave_out": "", "training.select_on": "none"}
-    whole, baselines = override(config, names), {}
-    for protocol in videos.protocol.unique():
-        left = protocol == "leave_one_out"
-        reported = LEFT if left else HELD
-        path = out/f"baselines_{whole.data.name}_{reported.replace(' ', '_')}.csv"
-        if not path.is_file():
-            table = baseline_table(whole, leave_out=left)
-            with write_atomic(path) as t: table.to_csv(t, index=False, float_format="%.6f")
-        baselines[reported] = pd.read_csv(path)
+    whole, left = override(config, names), videos.protocol == "leave_one_out"
+    baselines = {LEFT if each else HELD: baseline_table(whole, leave_out=bool(each))
+                 for each in left.unique()}
     return domain_table(videos, baselines, random_domains(reported_records(whole.data)))
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #c707f685
@@ -282,7 +276,7 @@ def write_tables(out:str|Path)->dict[str, pd.DataFrame]: # name -> table
     if len(plain): tables["seeds"] = seeds_table(plain)
     for dataset, part in videos.groupby("dataset") if len(videos) else ():
         run = runs.run[runs.data.isin(part.data)].iloc[0]
-        tables[dataset] = protocol_table(out, read_config(f"{run}/config.json"), part)
+        tables[dataset] = protocol_table(read_config(f"{run}/config.json"), part)
     for name, table in tables.items():
         indexed, text = table.index.nlevels > 1, as_markdown(table)+f"\n{missing}\n"*bool(missing)
         with write_atomic(out/f"{name}.csv") as t: table.to_csv(t, index=indexed)

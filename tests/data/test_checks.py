@@ -502,13 +502,13 @@ def test_exit_status_and_text(sound, examine, capsys):
     assert main(["doctor", str(d.root), "--annotations-only"]) == 0
 
 
-def test_the_embedded_benchmark(tmp_path, capsys):
-    "It is made, written out and examined"
-    (tmp_path/"data.json").write_text(json.dumps(asdict(replace(data_config("synthetic"), train_queries=20, val_queries=8))))
-    assert main(["doctor", str(tmp_path), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert [split["records"] for split in report["splits"]] == [20, 8] and [stream["stream"] for stream in report["streams"]] == ["clip", "words"]
-    assert report["errors"] == 0 and sorted(p.name for p in tmp_path.iterdir()) == ["data.json"]
+def test_the_embedded_benchmark_written_out(tmp_path):
+    "What `write` puts on disk is sound"
+    write(make(0, train=20, val=8), tmp_path)
+    names = {"train": "highlight_train_release.jsonl", "val": "highlight_val_release.jsonl", "test": ""}
+    found = diagnose(replace(data_config("synthetic"), root=str(tmp_path), **names))
+    assert [split["records"] for split in found.splits] == [20, 8] and [stream["stream"] for stream in found.streams] == ["clip", "words"]
+    assert found.errors == 0
 
 
 def test_a_crowd_of_equal_faults_is_one_line(sound, tmp_path):
@@ -571,7 +571,7 @@ def test_whatever_is_damaged_there_is_a_report(seed, sound, tmp_path):
 def test_bad_usage(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MRHD_DATA", raising=False)
     (tmp_path/"wrong.json").write_text('{"name": "mine", "clips": 3}')
-    for words, said in ((["no_such_data"], "no_such_data"), ([str(tmp_path)], "clips"), (["charades_clip"], "MRHD_DATA")):
+    for words, said in ((["no_such_data"], "no_such_data"), ([str(tmp_path)], "clips"), (["charades_clip"], "MRHD_DATA"), (["synthetic"], "made in memory")):
         assert main(["doctor", *words]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
