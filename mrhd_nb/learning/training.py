@@ -174,7 +174,8 @@ def start_from(state:State, config:RunConfig)->None:
     there, here = ({"model": asdict(c.model) | {"quirks": None},
                     "streams": [(s.dim, s.audio) for s in c.data.streams]} for c in (other, config))
     if shapes(model) != shapes(state.model) or there["streams"] != here["streams"]:
-        raise InputError(f"{path}: field 'training.init': does not fit: {changed_fields(there, here)}")
+        differs = changed_fields(there, here)
+        raise InputError(f"{path}: field 'training.init': does not fit: {differs}")
     for part in {state.model, state.average}: part.load_state_dict(model.state_dict())
 
 # %% ../../nbs/5_learning/07_training.ipynb #845d764d
