@@ -220,14 +220,15 @@ def pack_command(args:Namespace)->None:
     if not args.source and not args.verify: raise InputError("pack: give SOURCE or --verify")
     if args.source:
         data = data_config(args.source)
-        pack(data, args.out, dtype=args.dtype)
+        found = pack(data, args.out, dtype=args.dtype)
         for split in ("train", "val", "test"):
             name = getattr(data, split)
             if name and not data_path(data, name).is_file():
                 print(f"{split} is left out: no file {data_path(data, name)}")
     if args.verify:
-        verify(args.out)
+        found = verify(args.out)
         print("the store is as it was packed")
+    for s in found.streams: print(f"{s.stream.name}: {len(s.rows)} items, {s.dtype}")
     print(f"to read it: --set data.store={Path(args.out).resolve()}")
 
 # %% ../../nbs/8_programs/07_cli.ipynb #33303d6a

@@ -341,7 +341,7 @@ def test_the_command_packs_checks_and_trains(shared, tmp_path, monkeypatch, caps
     out = str(tmp_path/"BK")
     for words in (["pack", "tvsum/BK", "--out", out, "--verify"], ["pack", "--out", out, "--verify"]): assert main(words) == 0
     said = capsys.readouterr().out
-    assert "as it was packed" in said and f"data.store={out}" in said
+    assert "as it was packed" in said and "i3d" in said and "5 items" in said and f"data.store={out}" in said
     assert main(["pack", "tvsum/BK", "--out", out]) == 2 and "is already there" in capsys.readouterr().err
     assert main(["pack", "tvsum/XX", "--out", str(tmp_path/"XX")]) == 2 and "XX" in capsys.readouterr().err and not (tmp_path/"XX").exists()
     datasets = [open_split(run_config("tr_detr", "tvsum/BK", overrides={"data.store": store}), "test") for store in ("", out)]
