@@ -15,6 +15,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "xdist_group(name): tests that stay in one process (pytest-xdist)")
 
 
+@pytest.hookimpl(tryfirst=True) # before pytest-xdist 3.8 reads the marks (which it cannot with pytest 9.2)
 def pytest_collection_modifyitems(items):
     "Spread over processes, a file stays in one of them, so that its fixtures are made once; notebooks go one by one"
     for item in items:
