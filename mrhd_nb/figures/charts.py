@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'KEYS', 'BASELINES', 'standings_table', 'draw_standings', 'errors_table', 'draw_errors', 'draw_disagreement',
-           'protocol_rows', 'draw_protocols']
+           'protocol_rows', 'draw_protocols', 'draw_effects']
 
 # %% ../../nbs/7_figures/03_charts.ipynb #c646a825
 import textwrap
@@ -187,4 +187,25 @@ def draw_protocols(rows:pd.DataFrame)->Figure:
         ax.tick_params(axis="x", length=0, labelbottom=True)
         ax.grid(axis="y")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
+    return figure
+
+# %% ../../nbs/7_figures/03_charts.ipynb #eee8445e
+@mpl.rc_context(STYLE)
+def draw_effects(table:pd.DataFrame)->Figure: # arm, metric, difference, low, high, p_holm
+    "Draw differences from a control: a panel per metric, a dot with its interval per arm"
+    table = table.dropna(subset="difference")
+    arms, metrics = list(table.arm.unique()), list(table.metric.unique())
+    columns = min(4, len(metrics))
+    figure, axes = panels([0.6+0.17*len(arms)]*-(-len(metrics)//columns), columns=columns,
+                          share=False)
+    for ax in axes.flat[len(metrics):]: ax.set_axis_off()
+    for metric, ax in zip(metrics, axes.flat):
+        part = table[table.metric == metric]
+        part = part.assign(value=part.difference, system=part.arm)
+        _dots(ax, part, arms)
+        for line, p in zip(ax.lines[1::2], part.set_index("system").p_holm.reindex(arms)):
+            if not p < .05: line.set_markerfacecolor("white")
+        ax.axvline(0, color="0.5", linewidth=0.8, zorder=0)
+        ax.set_title(metric)
+    figure.supxlabel("difference from the control", fontsize=7.5)
     return figure
