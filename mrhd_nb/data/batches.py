@@ -235,8 +235,7 @@ class MomentDataset:
         self.records, self.source, self.data = list(records), source, data
         self.gathers = hasattr(source, "gather_videos")
         self._kept:dict[tuple[str, int|str], Tensor] = {}              # up to `CACHE_BYTES`
-        self._bytes = 0
-        self.clips:dict[str, int] = {}                                 # Lc by video, once read
+        self._bytes, self.clips = 0, {}                                # Lc by video, once read
 
     def __len__(self)->int: return len(self.records)
 
@@ -263,8 +262,7 @@ class MomentDataset:
         "The i-th record with features and labels; without a generator the same labels every time"
         record = self.records[i]
         video, tokens = self._features("video", record), self._features("tokens", record)
-        generator = generator or named_generator(0, "labels", i)
-        labels = label(record, len(video), self.data, generator)
+        labels = label(record, len(video), self.data, generator or named_generator(0, "labels", i))
         return Sample(record, video, tokens, labels, self.data.clip_length)
 
     def batch(self, chosen:Sequence[int], epoch:int=0)->Batch: # chosen: indices of records
