@@ -66,7 +66,8 @@ def run_config(
     changes = parse_overrides(overrides)
     fidelity = changes.pop("fidelity", fidelity)                       # it decides the quirks
     released = fidelity == "released"
-    data = replace(data, first_window=data.first_window or released)
+    data = replace(data, first_window=data.first_window or released,
+                   floored_windows=data.floored_windows or released)
     model = ModelConfig(quirks=Quirks.released() if released else Quirks())
     config = RunConfig(preset, data, model, TrainingConfig(), seed, fidelity)
     config = override(config, PRESETS[preset] | recipe(data.name, preset) | changes)

@@ -72,7 +72,7 @@ def margin_loss(
 )->Tensor: # scalar
     "Hinge on pairs of clips (Moment-DETR, saliency loss)"
     s_neg, s_pos = saliency.gather(1, negative), saliency.gather(1, positive)
-    return 2*(margin+(s_neg-s_pos)).clamp(min=0).mean()
+    return 2*(margin+(s_neg-s_pos)).clamp(min=0).sum()/max(positive.numel(), 1)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #980aeed1
 def rank_loss(
@@ -88,7 +88,8 @@ def rank_loss(
     log_share = a-(a.exp().sum(1, keepdim=True)+1e-6).log()            # (B, C)
     level = torch.arange(1, 12, device=rank.device)[:,None,None]       # r (11, 1, 1)
     positive = ((rank >= level) & mask).to(a.dtype)                    # P_r (11, B, C)
-    of_level = -((positive*log_share).sum(-1)/(positive.sum(-1)+1e-6)).mean(1) # (11,)
+    of_sample = -(positive*log_share).sum(-1)/(positive.sum(-1)+1e-6)  # (11, B)
+    of_level = of_sample.sum(1)/max(len(rank), 1)                      # (11,)
     return of_level.sum()/(12 if over_twelve else 11)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #6981af23
@@ -110,7 +111,8 @@ def video_alignment_loss(
     "Symmetric InfoNCE of mean clips and mean tokens (TR-DETR, global regulator; VTC)"
     score = F.normalize(token_pool, dim=-1)@F.normalize(clip_pool, dim=-1).mT/temperature # S (B, B)
     own = torch.arange(len(score), device=score.device)
-    return (F.cross_entropy(score, own)+F.cross_entropy(score.mT, own))/2
+    entropy = lambda s: F.cross_entropy(s, own, reduction="sum")/max(len(own), 1)
+    return (entropy(score)+entropy(score.mT))/2
 
 # %% ../../nbs/5_learning/03_losses.ipynb #fced274b
 def clip_alignment_loss(
@@ -191,9 +193,10 @@ def saliency_losses(
         negative = negative_loss(other, mask, overflowing=quirks.overflowing_negative)
         score, mask = torch.cat((score, other), 1), mask.repeat(1, 2)
         rank = torch.cat((rank, torch.zeros_like(rank)), 1)
-    pairs = targets.positive, targets.negative
-    margin = margin_loss(prediction.saliency, *pairs, margin=losses.margin)
-    rank = rank_loss(score, rank, mask, temperature=losses.temperature,
+    kept = targets.paired                                              # (B,)
+    pairs = targets.positive[kept], targets.negative[kept]
+    margin = margin_loss(prediction.saliency[kept], *pairs, margin=losses.margin)
+    rank = rank_loss(score[kept], rank[kept], mask[kept], temperature=losses.temperature,
                      over_twelve=quirks.rank_over_twelve)
     return {"margin": margin, "rank": rank, "negative": negative}
 
@@ -207,9 +210,10 @@ def alignment_losses(
     if taps is None: raise InputError("field 'losses.clip_alignment': needs model.alignment=true")
     found, t = {}, losses.alignment_temperature
     if losses.video_alignment:
-        pools = taps.clip_pool, taps.token_pool
-        if share is not None: pools = tuple(spread_rows(pool, share) for pool in pools)
-        found["video_alignment"] = video_alignment_loss(*pools, temperature=t)
+        pools, kept = (taps.clip_pool, taps.token_pool), targets.paired
+        if share is not None:
+            pools, kept = [spread_rows(pool, share) for pool in pools], torch.tensor(share.paired)
+        found["video_alignment"] = video_alignment_loss(*(p[kept] for p in pools), temperature=t)
     if losses.clip_alignment:
         found["clip_alignment"] = clip_alignment_loss(taps, targets.relevant, temperature=t,
                                                       diluted=quirks.diluted_alignment)
@@ -222,11 +226,11 @@ def weigh_share(
     moment_queries:int, # N; no more windows of a sample are matched
 )->LossTerms: # whose sum over the processes is that of the whole batch
     "What a share adds to the terms of its batch"
-    samples = share.part([1]*len(share.clips))
+    samples, paired = share.part([1]*len(share.clips)), share.part(share.paired)
     windows = share.part([min(n, moment_queries) for n in share.windows])
     clips = samples if quirks.diluted_alignment else share.part(share.clips)
-    weights = dict(span=windows, giou=windows, class_error=windows, label=samples, margin=samples,
-                   rank=samples, negative=samples, clip_alignment=clips,
+    weights = dict(span=windows, giou=windows, class_error=windows, label=samples, margin=paired,
+                   rank=paired, negative=samples, clip_alignment=clips,
                    video_alignment=1/share.processes)
     named = {n: getattr(terms, n) for n in weights if getattr(terms, n) is not None}
     return replace(terms, constant=1/share.processes, **{n: weights[n]*v for n, v in named.items()})
