@@ -128,7 +128,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class LossConfig:
     "Every coefficient of the matcher and of the losses"
-    classification:str = "cross_entropy" # cross_entropy (TaskWeave) or focal (TR-DETR)
+    classification:str = "cross_entropy" # or focal (TR-DETR), or overlap: learn the IoU
     weighting:str = "joint"      # joint: TaskWeave's learned weights; fixed: the coefficients below
     cost_span:float = 10.        # matcher: L1 distance of (centre, width)
     cost_giou:float = 1.         # matcher: generalised IoU
@@ -147,7 +147,8 @@ class LossConfig:
     alignment_temperature:float = 0.07
 
     def __post_init__(self):
-        _one_of(self, classification=("cross_entropy", "focal"), weighting=("fixed", "joint"))
+        _one_of(self, classification=("cross_entropy", "focal", "overlap"),
+                weighting=("fixed", "joint"))
         _at_least(self, temperature=1e-6, alignment_temperature=1e-6)
 
 # %% ../../nbs/1_core/02_config.ipynb #6a3126e9
