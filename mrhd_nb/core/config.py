@@ -111,6 +111,7 @@ class ModelConfig:
     decoupled:bool = True       # TaskWeave's task-decoupled unit; False: one plain encoder
     highlight_head:str = "linear_conv" # linear_conv (TaskWeave) or sum (TR-DETR)
     negative_pairs:bool = True  # score each video with the next sample's query too
+    proposals:bool = False      # MR's clips propose where the moment queries start
     experts:ExpertConfig = field(default_factory=ExpertConfig)
     feedback:FeedbackConfig = field(default_factory=FeedbackConfig)
     quirks:Quirks = field(default_factory=Quirks)

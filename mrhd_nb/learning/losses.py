@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['span_l1', 'span_giou_loss', 'label_cross_entropy', 'label_focal', 'overlap_target', 'overlap_entropy', 'margin_loss',
            'rank_loss', 'negative_loss', 'video_alignment_loss', 'clip_alignment_loss', 'LossTerms', 'moment_losses',
-           'saliency_losses', 'alignment_losses', 'weigh_share', 'compute_losses', 'weigh_alignment', 'FixedWeighting',
-           'JointWeighting', 'make_weighting']
+           'proposal_loss', 'saliency_losses', 'alignment_losses', 'weigh_share', 'compute_losses', 'weigh_alignment',
+           'FixedWeighting', 'JointWeighting', 'make_weighting']
 
 # %% ../../nbs/5_learning/03_losses.ipynb #192fe160
 import torch
@@ -20,7 +20,7 @@ from ..core.spans import span_giou, span_iou, to_se
 from ..data.batches import Targets
 from ..model.fusion import Taps
 from ..model.model import Prediction
-from .matching import match
+from .matching import match, match_clips
 from .parallel import Share, spread_rows
 
 # %% ../../nbs/5_learning/03_losses.ipynb #639dba51
@@ -157,13 +157,14 @@ class LossTerms:
     negative:Tensor     # scalar
     video_alignment:Tensor|None=None # scalar
     clip_alignment:Tensor|None=None  # scalar
+    proposal:Tensor|float=0.         # scalar
     has_moments:bool=True # False: the data set has no windows, so the moment terms are 0
     constant:float=1.     # weight of a summand that has no data; below 1 in a share of a batch
 
     @property
     def moments(self)->Tensor:
-        "L_MR: all moment terms of all layers"
-        return (self.span+self.giou+self.label).sum()
+        "L_MR: all moment terms of all layers, and the proposals"
+        return (self.span+self.giou+self.label).sum()+self.proposal
 
     @property
     def saliency(self)->Tensor:
@@ -199,6 +200,18 @@ def moment_losses(
     else: label = label_cross_entropy(logits, foreground, background=losses.background)
     class_error = 100*(logits[sample, query].argmax(-1) != 0).sum()/max(len(query), 1)
     return span_l1(found, windows), span_giou_loss(found, windows), label, class_error
+
+# %% ../../nbs/5_learning/03_losses.ipynb #e15507e4
+def proposal_loss(prediction:Prediction, targets:Targets)->Tensor: # scalar
+    "What each clip proposes, against the window in which its centre lies"
+    z, mask = prediction.proposal_logits, prediction.clip_mask
+    window = match_clips(targets.spans, mask)                          # (B, L)
+    sample, clip = (window >= 0).nonzero(as_tuple=True)
+    padded = pad_sequence([*targets.spans, z.new_zeros(1, 2)], batch_first=True)
+    windows, found = padded[sample, window[sample,clip]], prediction.proposal_spans[sample, clip]
+    t = torch.zeros_like(z).index_put((sample, clip), overlap_target(found, windows))
+    score = overlap_entropy(z.masked_fill(~mask, -100.), t)
+    return 2*score+span_giou_loss(found, windows)+5*span_l1(found, windows)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #0007203e
 def saliency_losses(
@@ -248,7 +261,7 @@ def weigh_share(
     label = windows if losses.classification == "overlap" else samples
     weights = dict(span=windows, giou=windows, class_error=windows, label=label, margin=samples,
                    rank=samples, negative=samples, clip_alignment=clips,
-                   video_alignment=1/share.processes)
+                   video_alignment=1/share.processes, proposal=share.part(share.inside))
     named = {n: getattr(terms, n) for n in weights if getattr(terms, n) is not None}
     return replace(terms, constant=1/share.processes, **{n: weights[n]*v for n, v in named.items()})
 
@@ -266,6 +279,8 @@ def compute_losses(
     terms = LossTerms(*moments, **saliency_losses(prediction, targets, losses, quirks),
                       **alignment_losses(prediction.taps, targets, losses, quirks, share),
                       has_moments=targets.has_moments)
+    if targets.has_moments and prediction.proposal_logits is not None:
+        terms = replace(terms, proposal=proposal_loss(prediction, targets))
     if share is None: return terms
     moment_queries = prediction.spans.shape[2] if targets.has_moments else 0
     return weigh_share(terms, share, losses, quirks, moment_queries)
@@ -290,7 +305,7 @@ class FixedWeighting(nn.Module):
     def forward(self, terms:LossTerms)->Tensor: # scalar
         c = self.losses
         moments = (c.span*terms.span+c.giou*terms.giou+c.label*terms.label).sum()
-        return moments+c.saliency*terms.saliency+weigh_alignment(terms, c)
+        return moments+terms.proposal+c.saliency*terms.saliency+weigh_alignment(terms, c)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #2c5127cb
 class JointWeighting(nn.Module):

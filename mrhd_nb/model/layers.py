@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['eager_cpu', 'drop', 'Dropout', 'prelu', 'by_rows', 'split_heads', 'merge_heads', 'attend', 'MultiHeadAttention',
-           'sine_code', 'clip_positions', 'reference_code', 'inverse_sigmoid', 'MLP', 'FeedForward', 'Pointwise',
-           'ClipLayer', 'EncoderLayer', 'Encoder', 'max_pool']
+           'sine_code', 'clip_centres', 'clip_positions', 'reference_code', 'inverse_sigmoid', 'MLP', 'FeedForward',
+           'Pointwise', 'ClipLayer', 'EncoderLayer', 'Encoder', 'max_pool']
 
 # %% ../../nbs/3_model/01_layers.ipynb #fe728fc7
 import math, torch
@@ -138,6 +138,11 @@ def sine_code(x:Tensor, width:int)->Tensor: # (...) -> (..., width)
     k = torch.arange(0, width, 2, device=x.device, dtype=exact)
     angle = x[...,None] * 10000.**(-k/width)                           # (..., width/2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(x.dtype)
+
+def clip_centres(clip_mask:Tensor)->Tensor: # (B, L) -> (B, L), above 1 on padding
+    "The middle of each clip as a fraction of its own video"
+    place = torch.arange(clip_mask.shape[1], device=clip_mask.device)+.5
+    return place/clip_mask.sum(1, keepdim=True)
 
 def clip_positions(clip_mask:Tensor, width:int)->Tensor: # (B, L) -> (B, L, D) or (1, L, D)
     "Sine code of each clip's place in its own video; one for all if no video is padded"

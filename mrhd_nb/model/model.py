@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..core.files import InputError
 from ..core.config import ModelConfig, RunConfig
 from ..data.batches import Batch
-from .layers import clip_positions
+from .layers import clip_centres, clip_positions
 from .fusion import InputProjection, Taps, TextToVideo, VisualRefinement, Words, tap
 from .experts import ChannelNorm, PlainEncoder, TaskDecoupledUnit
 from .feedback import BinaryFeedback, SoftFeedback, emphasise
-from .decoder import LinearConvHead, MomentDecoder, MomentHead, SumHead
+from .decoder import (
+    LinearConvHead, MomentDecoder, MomentHead, ProposalHead, SumHead, choose_references)
 
 # %% ../../nbs/3_model/06_model.ipynb #a3c673e0
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class Prediction:
     negative_saliency:Tensor|None=None # (B, L)
     taps:Taps|None=None
     maps:Maps|None=None
+    proposal_logits:Tensor|None=None   # (B, L)
+    proposal_spans:Tensor|None=None    # (B, L, 2) as (centre, width)
 
     @property
     def final_logits(self)->Tensor: return self.logits[-1] # (B, N, 2)
@@ -59,6 +62,7 @@ def make_parts(config:ModelConfig)->dict[str, nn.Module|None]: # attribute name 
     sizes = dict(width=c.width, heads=c.heads, ffn=c.ffn, dropout=c.dropout)
     project = dict(width=c.width, dropout=c.input_dropout)
     encoder = dict(layers=c.encoder_layers, **sizes)
+    learned = 0 if c.proposals else c.moment_queries
     to_hd = c.feedback.direction in ("mr2hd", "both")
     return dict(
         video_projection=InputProjection(in_dim=c.video_dim, **project),
@@ -67,12 +71,13 @@ def make_parts(config:ModelConfig)->dict[str, nn.Module|None]: # attribute name 
         fusion=TextToVideo(layers=c.fusion_layers, tiled=q.tiled_attention_mask, **sizes),
         encoder=(TaskDecoupledUnit(experts=c.experts, quirks=q, **encoder) if c.decoupled
                  else PlainEncoder(**encoder)),
-        decoder=MomentDecoder(layers=c.decoder_layers, moment_queries=c.moment_queries, **sizes),
+        decoder=MomentDecoder(layers=c.decoder_layers, moment_queries=learned, **sizes),
         moment_head=MomentHead(width=c.width),
         feedback=(SoftFeedback(width=c.width, to_hd=to_hd, quirks=q) if c.feedback.kind == "soft"
                   else BinaryFeedback(threshold=c.feedback.threshold, quirks=q)),
         highlight_head=(LinearConvHead(width=c.width, unfed_sum=q.unfed_sum_branch)
-                        if c.highlight_head == "linear_conv" else SumHead(width=c.width)))
+                        if c.highlight_head == "linear_conv" else SumHead(width=c.width)),
+        proposal_head=ProposalHead(width=c.width) if c.proposals else None)
 
 # %% ../../nbs/3_model/06_model.ipynb #0d42acd8
 def initialise(model:nn.Module, everywhere:bool)->None:
@@ -133,7 +138,8 @@ def predict(
     moments = moments or to_hd or maps                                 # HD and figures read them
     to_mr = direction in ("hd2mr", "both") and (soft or moments)
     again = to_mr and not soft and feedback.site == "input"
-    before = marks = gain = logits = spans = looks = None
+    before = marks = gain = logits = spans = looks = start = None
+    proposed = None, None
 
     fused, words_read = fuse(model, given, maps)                       # X
     mr, hd = model.encoder(fused, *place, mr=moments and not again)    # X_mr, X_hd
@@ -147,14 +153,18 @@ def predict(
             mr, _ = model.encoder(fused, *place, hd=False)
         else: mr = replace(mr, features=emphasise(mr.features, marks))
     if moments:
-        states, references, looks = model.decoder(mr.features, *place, maps)
+        if model.proposal_head is not None:
+            centres, count = clip_centres(given.clip_mask), model.config.moment_queries
+            proposed = in_float32(model.proposal_head, mr.features, centres)
+            start = choose_references(*proposed, given.clip_mask, count)
+        states, references, looks = model.decoder(mr.features, *place, maps, start)
         logits, spans = in_float32(model.moment_head, states, references)
     if to_hd:
         gain = model.feedback.mark_moments(logits[-1], spans[-1], given.clips, given.clip_mask)
     saliency = in_float32(model.highlight_head, hd.features, gain)
     seen = words_read, looks, before, marks, gain
     shown = Maps(*map(widen, (*seen, mr.shared, hd.shared, mr.task, hd.task))) if maps else None
-    return Prediction(logits, spans, saliency, given.clip_mask, maps=shown)
+    return Prediction(logits, spans, saliency, given.clip_mask, None, None, shown, *proposed)
 
 # %% ../../nbs/3_model/06_model.ipynb #addcdce9
 class MomentModel(nn.Module):
