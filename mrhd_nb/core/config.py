@@ -112,6 +112,7 @@ class ModelConfig:
     highlight_head:str = "linear_conv" # linear_conv (TaskWeave) or sum (TR-DETR)
     negative_pairs:bool = True  # score each video with the next sample's query too
     proposals:bool = False      # MR's clips propose where the moment queries start
+    existence:bool = False      # say whether the query is in the video; learns from negative pairs
     experts:ExpertConfig = field(default_factory=ExpertConfig)
     feedback:FeedbackConfig = field(default_factory=FeedbackConfig)
     quirks:Quirks = field(default_factory=Quirks)
@@ -146,6 +147,7 @@ class LossConfig:
     video_alignment:float = 0.   # TR-DETR's global (video-text) alignment; 0 leaves it out
     clip_alignment:float = 0.    # TR-DETR's local (clip-text) alignment; 0 leaves it out
     alignment_temperature:float = 0.07
+    existence:float = 1.         # of the existence score, where the model has one
 
     def __post_init__(self):
         _one_of(self, classification=("cross_entropy", "focal", "overlap"),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['span_l1', 'span_giou_loss', 'label_cross_entropy', 'label_focal', 'overlap_target', 'overlap_entropy', 'margin_loss',
-           'rank_loss', 'negative_loss', 'video_alignment_loss', 'clip_alignment_loss', 'LossTerms', 'moment_losses',
-           'proposal_loss', 'saliency_losses', 'alignment_losses', 'weigh_share', 'compute_losses', 'weigh_alignment',
-           'FixedWeighting', 'JointWeighting', 'make_weighting']
+           'rank_loss', 'negative_loss', 'video_alignment_loss', 'clip_alignment_loss', 'existence_loss', 'LossTerms',
+           'moment_losses', 'proposal_loss', 'saliency_losses', 'alignment_losses', 'weigh_share', 'compute_losses',
+           'weigh_auxiliary', 'FixedWeighting', 'JointWeighting', 'make_weighting']
 
 # %% ../../nbs/5_learning/03_losses.ipynb #192fe160
 import torch
@@ -144,6 +144,15 @@ def clip_alignment_loss(
     if diluted: return cost.mean()
     return (cost*taps.clip_mask).sum()/taps.clip_mask.sum().clamp(min=1)
 
+# %% ../../nbs/5_learning/03_losses.ipynb #450ccb96
+def existence_loss(
+    own:Tensor,    # z (B,)
+    other:Tensor,  # z' (B,) under the next sample's query
+    absent:Tensor, # a (B,) bool, is that about another video?
+)->Tensor: # scalar
+    "A video shows its own query and not another one"
+    return (F.softplus(-own)+F.softplus(other)*absent).mean()
+
 # %% ../../nbs/5_learning/03_losses.ipynb #a7651f7e
 @dataclass(frozen=True)
 class LossTerms:
@@ -157,6 +166,7 @@ class LossTerms:
     negative:Tensor     # scalar
     video_alignment:Tensor|None=None # scalar
     clip_alignment:Tensor|None=None  # scalar
+    existence:Tensor|None=None       # scalar
     proposal:Tensor|float=0.         # scalar
     has_moments:bool=True # False: the data set has no windows, so the moment terms are 0
     constant:float=1.     # weight of a summand that has no data; below 1 in a share of a batch
@@ -260,7 +270,7 @@ def weigh_share(
     clips = samples if quirks.diluted_alignment else share.part(share.clips)
     label = windows if losses.classification == "overlap" else samples
     weights = dict(span=windows, giou=windows, class_error=windows, label=label, margin=samples,
-                   rank=samples, negative=samples, clip_alignment=clips,
+                   rank=samples, negative=samples, existence=samples, clip_alignment=clips,
                    video_alignment=1/share.processes, proposal=share.part(share.inside))
     named = {n: getattr(terms, n) for n in weights if getattr(terms, n) is not None}
     return replace(terms, constant=1/share.processes, **{n: weights[n]*v for n, v in named.items()})
@@ -279,6 +289,9 @@ def compute_losses(
     terms = LossTerms(*moments, **saliency_losses(prediction, targets, losses, quirks),
                       **alignment_losses(prediction.taps, targets, losses, quirks, share),
                       has_moments=targets.has_moments)
+    if prediction.negative_existence is not None:
+        scores = prediction.existence, prediction.negative_existence
+        terms = replace(terms, existence=existence_loss(*scores, targets.absent))
     if targets.has_moments and prediction.proposal_logits is not None:
         terms = replace(terms, proposal=proposal_loss(prediction, targets))
     if share is None: return terms
@@ -286,13 +299,13 @@ def compute_losses(
     return weigh_share(terms, share, losses, quirks, moment_queries)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #f7ec58fa
-def weigh_alignment(
+def weigh_auxiliary(
     terms:LossTerms,
     losses:LossConfig,
 )->Tensor|float: # scalar, 0 if there are no alignment terms
-    "The alignment terms with their coefficients (TR-DETR, local and global regulator)"
-    pairs = ((losses.video_alignment, terms.video_alignment),
-             (losses.clip_alignment, terms.clip_alignment))
+    "Alignment (TR-DETR, local and global regulator) and existence with their coefficients"
+    names = "video_alignment", "clip_alignment", "existence"
+    pairs = ((getattr(losses, name), getattr(terms, name)) for name in names)
     return sum(weight*term for weight, term in pairs if term is not None)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #a8bdc04f
@@ -305,21 +318,21 @@ class FixedWeighting(nn.Module):
     def forward(self, terms:LossTerms)->Tensor: # scalar
         c = self.losses
         moments = (c.span*terms.span+c.giou*terms.giou+c.label*terms.label).sum()
-        return moments+terms.proposal+c.saliency*terms.saliency+weigh_alignment(terms, c)
+        return moments+terms.proposal+c.saliency*terms.saliency+weigh_auxiliary(terms, c)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #2c5127cb
 class JointWeighting(nn.Module):
     "The sum with two learned log-variances (TaskWeave, task-dependent joint loss)"
     def __init__(self, losses:LossConfig=LossConfig()):
         super().__init__()
-        self.losses = losses                                           # for the alignment terms
+        self.losses = losses                                           # for what neither task weighs
         self.hd_log_var, self.mr_log_var = (nn.Parameter(torch.zeros(1)) for _ in range(2))
 
     def forward(self, terms:LossTerms)->Tensor: # scalar
         s_hd, s_mr, part = self.hd_log_var, self.mr_log_var, terms.constant
         total = 2*torch.exp(-s_hd)*terms.saliency+part*s_hd
         if terms.has_moments: total = total+torch.exp(-s_mr)*terms.moments+part*s_mr
-        return total.squeeze()+weigh_alignment(terms, self.losses)
+        return total.squeeze()+weigh_auxiliary(terms, self.losses)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #36e37e80
 def make_weighting(losses:LossConfig)->nn.Module:

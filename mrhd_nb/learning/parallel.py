@@ -75,7 +75,7 @@ def take_share(batch:Batch, rank:int, size:int)->tuple[Batch, Share]:
     if not share.samples: own = slice(0, 1)
     videos, index, queries = own, batch.video_index, [*range(n)[own], own.stop % n]
     if index is not None: videos, index = index[own].unique(return_inverse=True)
-    labels = ("spans", "saliency", "positive", "negative", "relevant")
+    labels = ("spans", "saliency", "positive", "negative", "relevant", "absent")
     targets = replace(targets, **{name: getattr(targets, name)[own] for name in labels})
     piece = Batch(batch.video[videos], batch.clip_mask[own], batch.tokens[queries],
                   batch.token_mask[queries], targets, batch.records[own], batch.clip_length, index)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QueryAttention', 'ClipAttention', 'DecoderLayer', 'modulate', 'MomentDecoder', 'ProposalHead', 'choose_references',
-           'MomentHead', 'LinearConvHead', 'SumHead']
+           'MomentHead', 'LinearConvHead', 'SumHead', 'ExistenceHead', 'soft_maximum']
 
 # %% ../../nbs/3_model/05_decoder.ipynb #67c4be1c
 import math, torch
@@ -202,3 +202,18 @@ class SumHead(nn.Module):
 
     def forward(self, features:Tensor, marks:Tensor|None=None)->Tensor: # M (B, L, D) -> s
         return self.linear(emphasise(features, marks)).sum(-1)/features.shape[-1]**.5
+
+# %% ../../nbs/3_model/05_decoder.ipynb #aff91440
+class ExistenceHead(nn.Module):
+    "How much each clip speaks for the query's being in the video"
+    def __init__(self, *, width:int):
+        super().__init__()
+        self.layers = MLP(sizes=(width, width, 1))
+
+    def forward(self, fused:Tensor)->Tensor: # X (B, L, D) -> e (B, L)
+        return self.layers(fused)[...,0]
+
+def soft_maximum(evidence:Tensor, clip_mask:Tensor)->Tensor: # (B, L), (B, L) -> (B,)
+    "The logarithm of the mean of exponentials, over the real clips"
+    evidence = evidence.masked_fill(~clip_mask, -torch.inf)
+    return evidence.logsumexp(1)-clip_mask.sum(1).log()
