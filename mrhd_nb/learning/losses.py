@@ -325,7 +325,7 @@ class JointWeighting(nn.Module):
     "The sum with two learned log-variances (TaskWeave, task-dependent joint loss)"
     def __init__(self, losses:LossConfig=LossConfig()):
         super().__init__()
-        self.losses = losses                                           # for what neither task weighs
+        self.losses = losses                                           # for the auxiliary terms
         self.hd_log_var, self.mr_log_var = (nn.Parameter(torch.zeros(1)) for _ in range(2))
 
     def forward(self, terms:LossTerms)->Tensor: # scalar

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['eager_cpu', 'drop', 'Dropout', 'prelu', 'by_rows', 'split_heads', 'merge_heads', 'attend', 'MultiHeadAttention',
-           'sine_code', 'clip_centres', 'clip_positions', 'reference_code', 'inverse_sigmoid', 'MLP', 'FeedForward',
+           'clip_centres', 'sine_code', 'clip_positions', 'reference_code', 'inverse_sigmoid', 'MLP', 'FeedForward',
            'Pointwise', 'ClipLayer', 'EncoderLayer', 'Encoder', 'max_pool']
 
 # %% ../../nbs/3_model/01_layers.ipynb #fe728fc7
@@ -131,6 +131,12 @@ class MultiHeadAttention(nn.Module):
         parts = *self.project(query, "q"), *self.project(key, "k"), *self.project(value, "v")
         return self.read(*parts, **options)
 
+# %% ../../nbs/3_model/01_layers.ipynb #8fc69bca
+def clip_centres(clip_mask:Tensor)->Tensor: # (B, L) -> (B, L), above 1 on padding
+    "The middle of each clip as a fraction of its own video"
+    place = torch.arange(clip_mask.shape[1], device=clip_mask.device)+.5
+    return place/clip_mask.sum(1, keepdim=True)
+
 # %% ../../nbs/3_model/01_layers.ipynb #5ff93ba1
 def sine_code(x:Tensor, width:int)->Tensor: # (...) -> (..., width)
     "Sines (even channels) and cosines (odd channels) of an angle at falling frequencies"
@@ -138,11 +144,6 @@ def sine_code(x:Tensor, width:int)->Tensor: # (...) -> (..., width)
     k = torch.arange(0, width, 2, device=x.device, dtype=exact)
     angle = x[...,None] * 10000.**(-k/width)                           # (..., width/2)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2).to(x.dtype)
-
-def clip_centres(clip_mask:Tensor)->Tensor: # (B, L) -> (B, L), above 1 on padding
-    "The middle of each clip as a fraction of its own video"
-    place = torch.arange(clip_mask.shape[1], device=clip_mask.device)+.5
-    return place/clip_mask.sum(1, keepdim=True)
 
 def clip_positions(clip_mask:Tensor, width:int)->Tensor: # (B, L) -> (B, L, D) or (1, L, D)
     "Sine code of each clip's place in its own video; one for all if no video is padded"

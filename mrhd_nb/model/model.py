@@ -122,11 +122,13 @@ def fuse(model:nn.Module, given:Projected, maps:bool=False)->tuple[Tensor, Tenso
         clips = model.refinement(clips, words.tokens, given.clip_mask, words.token_mask)
     return model.fusion(clips, words, given.positions, given.clip_mask, maps)
 
+# %% ../../nbs/3_model/06_model.ipynb #c56d087b
 def score_existence(model:nn.Module, fused:Tensor, clip_mask:Tensor)->Tensor|None: # (B,)
     "Is the query in the video? None where the model does not say"
     if model.existence_head is None: return None
     return soft_maximum(in_float32(model.existence_head, fused), clip_mask)
 
+# %% ../../nbs/3_model/06_model.ipynb #d3ec7dea
 def score_negatives(model:nn.Module, given:Projected)->dict[str, Tensor|None]:
     "Existence and, if configured, saliency (B, L) without feedback: fusion, HD's features, head"
     fused, _ = fuse(model, given)
