@@ -40,6 +40,8 @@ PRESETS = {
     "taskweave_mr2hd": _TASKWEAVE | {"model.feedback.direction": "mr2hd"},
     "taskweave_hd2mr": _TASKWEAVE | {"model.feedback.direction": "hd2mr"},
     "taskweave_both": _TASKWEAVE | {"model.feedback.direction": "both"}}
+PRESETS["mrhd"] = PRESETS["tr_detr"] | {
+    "training.losses.classification": "overlap", "model.proposals": True, "model.existence": True}
 
 # %% ../../nbs/1_core/03_presets.ipynb #2d827862
 RECIPES = packaged("recipes.yaml") # data set -> beginning of a preset's name -> dotted names

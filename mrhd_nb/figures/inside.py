@@ -154,7 +154,8 @@ def masks_table(
 
 # %% ../../nbs/7_figures/02_inside.ipynb #40407d4c
 NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD",
-         "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both"}
+         "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both",
+         "mrhd": "mrhd"}
 
 # %% ../../nbs/7_figures/02_inside.ipynb #442cda0f
 def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:

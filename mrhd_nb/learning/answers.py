@@ -67,6 +67,9 @@ def postprocess(
             line["pred_relevant_windows"] = [[*windows[i].tolist(), float(score[i])] for i in kept]
     for line, row, n in zip(lines, prediction.saliency.half().tolist(), clips.tolist()):
         line["pred_saliency_scores"] = row[:n]
+    if prediction.existence is not None:
+        there = prediction.existence.float().sigmoid().cpu().numpy().astype(float).round(4)
+        for line, score in zip(lines, there.tolist()): line["pred_exist_score"] = score
     return lines
 
 # %% ../../nbs/5_learning/06_answers.ipynb #e3d07f43

@@ -22,6 +22,7 @@ from mrhd_nb.core.files import (
     write_json_lines)
 from ..core.config import RunConfig, TrainingConfig, override
 from ..data.annotations import as_json
+from ..data.augment import AugmentedDataset
 from ..data.batches import (
     Batch, MomentDataset, describe_coverage, iterate, label_kind, open_split)
 from ..model.model import MomentModel
@@ -199,6 +200,8 @@ class Run:
         if world.first: write_json_lines(out/"history.jsonl", state.history)
         for split in {"train", training.select_on} & {*data}:
             if training.resident: data[split] = make_resident(data[split], device)
+        if training.augment.active:
+            data["train"] = AugmentedDataset(data["train"], training.augment)
         for model in {state.model, state.average}:
             if training.compile: compile_model(model, device)
 

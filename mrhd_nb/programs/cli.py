@@ -249,7 +249,7 @@ DEVICE = "--device", "X", "cpu", "cpu or cuda"
 DATA = "registered name, name/DOMAIN, or a JSON file that describes a data set"
 COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
     "train": (train_command, "train one system on one data set", [
-        ("--preset", "P", "", "tr_detr, taskweave_mr2hd, taskweave_hd2mr or taskweave_both"),
+        ("--preset", "P", "", "mrhd, tr_detr, taskweave_mr2hd, taskweave_hd2mr or taskweave_both"),
         ("--data", "D", "synthetic", DATA), SET,
         ("--config", "RUN/config.json", "", "repeat a run instead of --preset and --data"),
         ("--resume", "RUN", "", "go on in the folder of an interrupted run"),
