@@ -256,8 +256,7 @@ def data_path(data:DataConfig, path:str="")->Path:
     if "MRHD_DATA" in data.root+path and not os.environ.get("MRHD_DATA"):
         raise InputError(f"data '{data.name}': set MRHD_DATA to the folder that holds it")
     folders = (data.root, *(data.annotations if path else ()))
-    known = lambda name: os.path.expanduser(os.path.expandvars(name))
-    places = [Path(known(folder))/known(path) for folder in folders]
+    places = [Path(os.path.expandvars(folder))/os.path.expandvars(path) for folder in folders]
     return next((place for place in places if place.exists()), places[0])
 
 # %% ../../nbs/1_core/02_config.ipynb #28f0a7b4

@@ -32,7 +32,7 @@ def check_name(data:DataConfig, where:str="data")->DataConfig: # the same
 
 def _settle(data:DataConfig, folder:str|Path=".")->DataConfig:
     "The same with relative paths of folders made absolute, as seen from `folder`"
-    found = lambda path: path if path.startswith(("$", "~")) else os.path.abspath(Path(folder, path))
+    found = lambda path: path if path.startswith("$") else os.path.abspath(Path(folder, path))
     return replace(data, root=found(data.root), annotations=tuple(map(found, data.annotations)))
 
 def data_config(name:str|Path)->DataConfig:

@@ -72,15 +72,14 @@ def _unpack(file:Any, path:str|Path, key:str)->np.ndarray:
             raise ValueError(f"'{key}' would unpack from {packed} bytes to {size}")
         with archive.open(member) as stream: return _read(stream, size)
 
-def _tensor(path:str|Path, key:str)->np.ndarray:
+def _tensor(path:str|Path, key:str)->tuple[np.ndarray, str]: # a key that it has no use for
     "A tensor that `torch.save` wrote, alone or in a dictionary"
     import torch
     found = torch.load(path, weights_only=True, map_location="cpu")
     if isinstance(found, dict): found, key = _pick(found, path, key), ""
     if not isinstance(found, torch.Tensor): raise ValueError(f"holds a {type(found).__name__}")
-    if found.nbytes > os.path.getsize(path): raise ValueError(f"promises {found.nbytes} bytes")
-    if key: raise InputError(f"{path}: field '{key}': missing; it holds one array without a name")
-    return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy()
+    if (size := found.nbytes) > os.path.getsize(path): raise ValueError(f"promises {size} bytes")
+    return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy(), key
 
 HDF5 = """HDF5 is not read; save its arrays one by one: python -c "import h5py, numpy; \
 [numpy.save(name+'.npy', rows[()]) for name, rows in h5py.File('{}').items()]\""""
@@ -90,11 +89,12 @@ def load_array(path:str|Path, key:str="")->np.ndarray: # as stored
     try:
         with open(path, "rb") as file:
             start = file.read(8)
-            if Path(path).suffix in (".pt", ".pth"): return _tensor(path, key)
-            if start.startswith(b"PK"): return _unpack(file, path, key)
+            tensor = Path(path).suffix in (".pt", ".pth")
+            if start.startswith(b"PK") and not tensor: return _unpack(file, path, key)
             if start == b"\x89HDF\r\n\x1a\n": raise InputError(f"{path}: {HDF5.format(path)}")
             file.seek(0)
-            array = _read(file, os.fstat(file.fileno()).st_size)
+            if tensor: array, key = _tensor(path, key)
+            else: array = _read(file, os.fstat(file.fileno()).st_size)
     except InputError: raise
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror or e}") from None
     except Exception as e:
@@ -175,15 +175,14 @@ class FeatureSource(Protocol):
     def video(self, record:Record)->np.ndarray: ...  # (Lc, Dv)
     def tokens(self, record:Record)->np.ndarray: ... # (T, Dt)
 
-def _expand(file:str)->str:
-    "Environment variables filled in; braces in their values stay braces when the file is formatted"
-    whole = lambda found: os.path.expandvars(found[0]).replace("{", "{{").replace("}", "}}")
-    return regex.sub(r"\$(\w+|\{\w+\})", whole, file)
+_TWICE = str.maketrans({"{": "{{", "}": "}}"}) # for braces that are not those of a format
 
 def feature_files(stream:StreamConfig, record:Record)->list[str]: # below the data root
     "The files that hold a record's rows of one stream"
     names = {"vid": record.vid, "qid": record.qid, "domain": record.domain}
-    try: return [_expand(file).format_map(names) for file in stream.files]
+    value = lambda found: os.path.expandvars(found[0]).translate(_TWICE)
+    whole = [regex.sub(r"\$(\w+|\{\w+\})", value, file) for file in stream.files]
+    try: return [file.format_map(names) for file in whole]
     except (AttributeError, KeyError, IndexError, ValueError):
         raise InputError(f"stream '{stream.name}': field 'files': {stream.files} may hold {{vid}}, "
                          "{qid} and {domain} only") from None

@@ -197,19 +197,23 @@ def download_command(args:Namespace)->int:
     return 0
 
 # %% ../../nbs/8_programs/07_cli.ipynb #cd74a755
-def convert_command(args:Namespace)->None:
-    "Turn a table or a JSON file into annotations"
+def convert_command(args:Namespace)->int|None:
+    "Turn a table or the files of a benchmark into annotations"
     from mrhd_nb.core.presets import data_config
-    from mrhd_nb.data.converters import convert
+    from mrhd_nb.data.converters import ConversionError, convert
     from mrhd_nb.data.features import feature_seconds
-    data = data_config(args.data) if args.data else None
-    count = None if data is None else lambda video: feature_seconds(data, video)
-    files, left_out = convert(args.source, args.out, count)
+    known = [partial(feature_seconds, data_config(args.data))] if args.data else []
+    try: files, said = convert(args.source, args.out, *known, skip=args.skip)
+    except ConversionError as e:
+        hint = " (--skip leaves it out)"*(len(e.faults) == 1)
+        for fault in e.faults: print(f"mrhd: {fault}{hint}", file=sys.stderr)
+        if not hint: print(f"mrhd: {len(e.faults)} faults; --skip leaves them out", file=sys.stderr)
+        return 2
     for path, records in files.items():
-        windows, videos = sum(len(r.windows) for r in records), len({r.vid for r in records})
-        print(f"{path}: {len(records)} queries, {windows} windows, {videos} videos")
-    names = ", ".join(left_out[:5])+" ..."*(len(left_out) > 5)
-    if left_out: print(f"left out {len(left_out)} without length: {names}")
+        windows, videos = sum(len(r.windows) for r in records), {r.vid: r.duration for r in records}
+        print(f"{path}: {len(records)} queries, {windows} windows, {len(videos)} videos "
+              f"of {min(videos.values()):g} to {max(videos.values()):g} s")
+    print(*said, sep="\n", end="\n"*bool(said))
 
 # %% ../../nbs/8_programs/07_cli.ipynb #ee29d07d
 def pack_command(args:Namespace)->None:
@@ -274,9 +278,11 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--example", "N", 3, "without features: a validation query of the embedded benchmark"),
         ("--video", "V.mp4", "", "not possible without an encoder; says what to do instead"),
         ("--json", "", False, "print one line of JSON")]),
-    "convert": (convert_command, "turn a table or a JSON file into annotations", [
-        ("source", "SOURCE", None, "a table (video, query, start, end, duration, split) or .json"),
-        ("--data", "D", "", "data set whose features give durations that the table lacks"),
+    "convert": (convert_command, "turn a table or a benchmark's files into annotations", [
+        ("source", "SOURCE", [], "tables (video, query, start, end, duration, split) or files of"
+         " Charades-STA, ActivityNet Captions, TACoS, YouCook2, Ego4D NLQ, DiDeMo, MAD"),
+        ("--data", "D", "", "data set whose features give the durations, if nothing else does"),
+        ("--skip", "", False, "leave out what has faults, and name it, instead of refusing all"),
         ("--out", "DIR", None, "folder of the JSON lines, one file per split")]),
     "parity": (parity_command, "compare with golden tensors", [
         ("folder", "DIR", None, "folder of golden .npz files")]),
@@ -317,7 +323,8 @@ def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
     "Add one option of the table"
     if default is False: return parser.add_argument(name, action="store_true", help=text)
     given:dict[str, Any] = {"metavar": value, "help": text}
-    if isinstance(default, list): given |= {"action": "append", "default": default}
+    if name[0] != "-" and default == []: given |= {"nargs": "+"}
+    elif isinstance(default, list): given |= {"action": "append", "default": default}
     elif default is None: given |= {"required": True} if name[0] == "-" else {}
     else:
         given |= {"default": default or (None if default == 0 else ""), "type": type(default)}
