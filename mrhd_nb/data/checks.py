@@ -154,12 +154,10 @@ def check_clips(record:Record)->Iterator[Fault]:
 # %% ../../nbs/2_data/06_checks.ipynb #1cb6876a
 def check_words(record:Record, data:DataConfig)->Iterator[Fault]:
     "Do the words of a query, where they are its features, tell it from others?"
-    words, most = words_of(record.query), data.max_tokens or math.inf
-    if data.text.files: return
-    if len(words) == 1 and len(words[0]) > 15:
-        yield "one_token", record.source, "query", f"{words[0]!r} is one word"
-    if len(words) > most:
-        yield "cut", record.source, "query", f"{len(words)} words, but only {most} are read"
+    words, at = () if data.text.files else words_of(record.query), (record.source, "query")
+    if len(words) == 1 and len(words[0]) > 15: yield "one_token", *at, f"{words[0]!r} is one word"
+    if len(words) > (most := data.max_tokens or math.inf):
+        yield "cut", *at, f"{len(words)} words, but only {most} are read"
 
 # %% ../../nbs/2_data/06_checks.ipynb #f8c53cf7
 def check_labels(record:Record, split:str)->Iterator[Fault]:

@@ -175,14 +175,10 @@ class FeatureSource(Protocol):
     def video(self, record:Record)->np.ndarray: ...  # (Lc, Dv)
     def tokens(self, record:Record)->np.ndarray: ... # (T, Dt)
 
-_TWICE = str.maketrans({"{": "{{", "}": "}}"}) # for braces that are not those of a format
-
 def feature_files(stream:StreamConfig, record:Record)->list[str]: # below the data root
     "The files that hold a record's rows of one stream"
     names = {"vid": record.vid, "qid": record.qid, "domain": record.domain}
-    value = lambda found: os.path.expandvars(found[0]).translate(_TWICE)
-    whole = [regex.sub(r"\$(\w+|\{\w+\})", value, file) for file in stream.files]
-    try: return [file.format_map(names) for file in whole]
+    try: return [os.path.expandvars(file).format_map(names) for file in stream.files]
     except (AttributeError, KeyError, IndexError, ValueError):
         raise InputError(f"stream '{stream.name}': field 'files': {stream.files} may hold {{vid}}, "
                          "{qid} and {domain} only") from None

@@ -76,7 +76,8 @@ def evaluate_command(args:Namespace)->None:
         raise InputError("evaluate: give RUN, or --submission and --annotations")
     if args.run:
         from mrhd_nb.programs.notebooks import find_checkpoint, score_run
-        metrics, _, table = score_run(find_checkpoint(args.run), device=args.device)
+        metrics, _, table = score_run(
+            find_checkpoint(args.run), device=args.device, overrides=args.set)
     else:
         from mrhd_nb.evaluation.ledger import record_scoring
         from mrhd_nb.evaluation.metrics import evaluate
@@ -205,9 +206,9 @@ def convert_command(args:Namespace)->int|None:
     known = [partial(feature_seconds, data_config(args.data))] if args.data else []
     try: files, said = convert(args.source, args.out, *known, skip=args.skip)
     except ConversionError as e:
-        hint = " (--skip leaves it out)"*(len(e.faults) == 1)
-        for fault in e.faults: print(f"mrhd: {fault}{hint}", file=sys.stderr)
-        if not hint: print(f"mrhd: {len(e.faults)} faults; --skip leaves them out", file=sys.stderr)
+        if not e.faults[1:]: raise InputError(f"{e} (--skip leaves it out)") from None
+        faults = "\nmrhd: ".join([*e.faults, f"{len(e.faults)} faults; --skip leaves them out"])
+        print(f"mrhd: {faults}", file=sys.stderr)
         return 2
     for path, records in files.items():
         windows, videos = sum(len(r.windows) for r in records), {r.vid: r.duration for r in records}
@@ -266,7 +267,7 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--submission", "S.jsonl", "", "predictions, one line per query"),
         ("--annotations", "A.jsonl", "", "ground truth"),
         ("--dataset", "NAME", "qvhighlights", "rules: qvhighlights, charades, tvsum or youtube"),
-        DEVICE, ("--out", "M.json", "", "write all metrics here"),
+        DEVICE, SET, ("--out", "M.json", "", "write all metrics here"),
         ("--intervals", "", False, "print a table with 95 %% intervals (BCa, over videos)"),
         ("--per-query", "Q.parquet", "", "write the score of every query here"),
         ("--ledger", "L.jsonl", "", "where scorings of a test split are recorded, or off")]),

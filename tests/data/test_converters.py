@@ -259,7 +259,7 @@ def test_two_files_of_one_video(tmp_path, capsys):
     (tmp_path/"dev.csv").write_text("video,query,start,end,duration\nx,y,1,2,9\nx,y,1,2,9\n")
     assert main(["convert", str(tmp_path/"dev.csv"), "--out", str(path.parent)]) == 0
     said = capsys.readouterr().out
-    assert "has val_1.jsonl for 'val', so nothing reads dev.jsonl" in said and "dev.csv:3: the same moment again; it counts once" in said
+    assert f"has val_1.jsonl for 'val', so nothing reads {path.parent}/dev.jsonl" in said and "dev.csv:3: the same moment again; it counts once" in said
     assert data_config(path).clip_length == 1 and data_config(path).val == "val_1.jsonl"
     path.write_text("{}")
     assert "data.json: field 'name': missing" in refusal(convert, tmp_path/"dev.csv", path.parent)
