@@ -368,8 +368,10 @@ def diagnose(data:DataConfig, *, features:bool=True)->Diagnosis: # False: the an
 def diagnosis_text(diagnosis:Diagnosis)->str: # several lines
     "A diagnosis as text"
     import pandas as pd
+    root = diagnosis.root.rstrip(os.sep)+os.sep
     tables = [pd.DataFrame(rows) for rows in (diagnosis.splits, diagnosis.streams) if rows]
-    lines = [table.to_string(index=False)+"\n" for table in tables]
+    lines = [table.replace(f"^{re.escape(root)}", "", regex=True).to_string(index=False)+"\n"
+             for table in tables]
     for f in diagnosis.findings:
         times = f", {f.count} times" if f.count > 1 else ""
         lines.append(f"{f.severity}: {f.kind} ({f.field}){times}")
@@ -381,7 +383,7 @@ def diagnosis_text(diagnosis:Diagnosis)->str: # several lines
     counts = (diagnosis.errors, "error"), (diagnosis.warnings, "warning")
     said = ", ".join(f"{count} {noun}{'s'*(count != 1)}" for count, noun in counts)
     text = "\n".join([*lines, f"{diagnosis.data}: {said}"])
-    return text if diagnosis.root == "." else text.replace(diagnosis.root.rstrip(os.sep)+os.sep, "")
+    return text if diagnosis.root == "." else text.replace(root, "")
 
 # %% ../../nbs/2_data/06_checks.ipynb #bdccdbd2
 def find_data(name:str)->DataConfig: # registered name, name/DOMAIN, a JSON file or its folder
