@@ -8,7 +8,8 @@ __all__ = ['EXPERTS', 'SCHEMA', 'Quirks', 'ExpertConfig', 'FeedbackConfig', 'Mod
            'parse_config', 'read_config', 'parse_overrides', 'override']
 
 # %% ../../nbs/1_core/02_config.ipynb #55176355
-import dataclasses, math, os, re, types, typing
+import ast, dataclasses, math, os, re, types, typing
+import numpy as np
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -281,21 +282,23 @@ def data_path(data:DataConfig, path:str="")->Path:
 
 # %% ../../nbs/1_core/02_config.ipynb #28f0a7b4
 def _fits(value:Any, hint:Any, where:str)->Any:
-    "`value` as the annotated type, or an error that says where; an int may stand for a float"
+    "`value` as the annotated type, or an error that says where; 2 and 2.0 stand for each other"
+    if isinstance(value, np.generic): value = value.item()
     if dataclasses.is_dataclass(hint): return from_dict(hint, value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return None if value is None else _fits(value, arguments[0], where) # `X|None`
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_fits(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value))
-    if hint is float and type(value) is int and abs(value) < 1<<1000: return float(value)
+    if {hint, type(value)} == {int, float} and abs(value) < 1<<53 and value == int(value):
+        return hint(value)
     if type(value) is hint: return value
     raise InputError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
 
 # %% ../../nbs/1_core/02_config.ipynb #3f78e3e6
 def from_dict(kind:type, values:Any, where:str="config")->Any: # an instance of `kind`
     "A configuration from its nested fields; unknown names and wrong types are refused"
-    if isinstance(values, kind): return values
+    if isinstance(values, kind): values = {name: getattr(values, name) for name in vars(values)}
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected the fields of {kind.__name__}, got {values!r}")
     hints = typing.get_type_hints(kind)
@@ -323,7 +326,10 @@ class RunConfig:
     fidelity:str = "corrected" # corrected or released
     schema:int = SCHEMA
 
-    def __post_init__(self): _one_of(self, fidelity=("corrected", "released"))
+    def __post_init__(self):
+        for name, hint in typing.get_type_hints(type(self)).items(): # frozen: past its own setter
+            object.__setattr__(self, name, _fits(getattr(self, name), hint, f"field '{name}'"))
+        _one_of(self, fidelity=("corrected", "released"))
 
 # %% ../../nbs/1_core/02_config.ipynb #51bca137
 def to_dict(config:RunConfig)->dict:
@@ -358,8 +364,10 @@ def parse_overrides(
         name, equals, text = map(str.strip, item.partition("="))
         if not (name and equals):
             raise InputError(f"override '{name}': expected NAME=VALUE, such as training.epochs=3")
-        try: changes[name] = decode_json(text)
-        except ValueError: changes[name] = text
+        changes[name] = text
+        for read in (ast.literal_eval, decode_json): # what both can read, JSON decides
+            try: changes[name] = read(text)
+            except (ValueError, SyntaxError, MemoryError, RecursionError): pass
     return changes
 
 # %% ../../nbs/1_core/02_config.ipynb #c8de46c0

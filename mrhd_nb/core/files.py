@@ -7,7 +7,7 @@ __all__ = ['InputError', 'first_line', 'write_atomic', 'read_bytes', 'sha256_fil
            'decode_json', 'read_json', 'packaged', 'derive_seed', 'generator', 'rng']
 
 # %% ../../nbs/1_core/01_files.ipynb #55176355
-import contextlib, hashlib, importlib.resources, json, os, orjson, yaml
+import codecs, contextlib, hashlib, importlib.resources, json, os, orjson, yaml
 import numpy as np
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -47,9 +47,13 @@ def write_atomic(
 
 # %% ../../nbs/1_core/01_files.ipynb #8c47e1b3
 def read_bytes(path:str|Path)->bytes:
-    "The contents of a file, or one line that says why it cannot be read"
-    try: return Path(path).read_bytes()
+    "The contents of a text file without a byte-order mark, or one line that says what is wrong"
+    try: data = Path(path).read_bytes()
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.removeprefix(codecs.BOM_UTF8)
+    try: return data.decode("utf-16").encode()
+    except UnicodeError: raise InputError(f"{path}: not UTF-8 text; save as UTF-8") from None
 
 # %% ../../nbs/1_core/01_files.ipynb #c6f0a7e2
 def sha256_file(path:str|Path)->str:

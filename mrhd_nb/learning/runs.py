@@ -54,9 +54,11 @@ def prepare_folder(out:str|Path, config:RunConfig)->Path:
     out = Path(out)
     begun = any((out/name).exists() for name in ("history.jsonl", "resume.pt"))
     if begun and (out/"config.json").exists():
-        differ = changed_fields(to_dict(read_config(out/"config.json")), to_dict(config))
+        old, places = to_dict(read_config(out/"config.json")), ("root", "annotations", "store")
+        old["data"] |= {name: getattr(config.data, name) for name in places} # data may have moved
+        differ = changed_fields(old, to_dict(config))
         if differ: raise InputError(f"{out}: holds another run: {differ}")
-    else: write_json(out/"config.json", to_dict(config))
+    write_json(out/"config.json", to_dict(config))
     return out
 
 # %% ../../nbs/5_learning/05_runs.ipynb #19cbfbbf

@@ -76,7 +76,8 @@ def evaluate_command(args:Namespace)->None:
         raise InputError("evaluate: give RUN, or --submission and --annotations")
     if args.run:
         from mrhd_nb.programs.notebooks import find_checkpoint, score_run
-        metrics, _, table = score_run(find_checkpoint(args.run), device=args.device)
+        metrics, _, table = score_run(
+            find_checkpoint(args.run), device=args.device, overrides=args.set)
     else:
         from mrhd_nb.evaluation.ledger import record_scoring
         from mrhd_nb.evaluation.metrics import evaluate
@@ -197,19 +198,23 @@ def download_command(args:Namespace)->int:
     return 0
 
 # %% ../../nbs/8_programs/07_cli.ipynb #cd74a755
-def convert_command(args:Namespace)->None:
-    "Turn a table or a JSON file into annotations"
+def convert_command(args:Namespace)->int|None:
+    "Turn a table or the files of a benchmark into annotations"
     from mrhd_nb.core.presets import data_config
-    from mrhd_nb.data.converters import convert
+    from mrhd_nb.data.converters import ConversionError, convert
     from mrhd_nb.data.features import feature_seconds
-    data = data_config(args.data) if args.data else None
-    count = None if data is None else lambda video: feature_seconds(data, video)
-    files, left_out = convert(args.source, args.out, count)
+    known = [partial(feature_seconds, data_config(args.data))] if args.data else []
+    try: files, said = convert(args.source, args.out, *known, skip=args.skip)
+    except ConversionError as e:
+        if not e.faults[1:]: raise InputError(f"{e} (--skip leaves it out)") from None
+        faults = "\nmrhd: ".join([*e.faults, f"{len(e.faults)} faults; --skip leaves them out"])
+        print(f"mrhd: {faults}", file=sys.stderr)
+        return 2
     for path, records in files.items():
-        windows, videos = sum(len(r.windows) for r in records), len({r.vid for r in records})
-        print(f"{path}: {len(records)} queries, {windows} windows, {videos} videos")
-    names = ", ".join(left_out[:5])+" ..."*(len(left_out) > 5)
-    if left_out: print(f"left out {len(left_out)} without length: {names}")
+        windows, videos = sum(len(r.windows) for r in records), {r.vid: r.duration for r in records}
+        print(f"{path}: {len(records)} queries, {windows} windows, {len(videos)} videos "
+              f"of {min(videos.values()):g} to {max(videos.values()):g} s")
+    print(*said, sep="\n", end="\n"*bool(said))
 
 # %% ../../nbs/8_programs/07_cli.ipynb #ee29d07d
 def pack_command(args:Namespace)->None:
@@ -262,7 +267,7 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--submission", "S.jsonl", "", "predictions, one line per query"),
         ("--annotations", "A.jsonl", "", "ground truth"),
         ("--dataset", "NAME", "qvhighlights", "rules: qvhighlights, charades, tvsum or youtube"),
-        DEVICE, ("--out", "M.json", "", "write all metrics here"),
+        DEVICE, SET, ("--out", "M.json", "", "write all metrics here"),
         ("--intervals", "", False, "print a table with 95 %% intervals (BCa, over videos)"),
         ("--per-query", "Q.parquet", "", "write the score of every query here"),
         ("--ledger", "L.jsonl", "", "where scorings of a test split are recorded, or off")]),
@@ -274,9 +279,11 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--example", "N", 3, "without features: a validation query of the embedded benchmark"),
         ("--video", "V.mp4", "", "not possible without an encoder; says what to do instead"),
         ("--json", "", False, "print one line of JSON")]),
-    "convert": (convert_command, "turn a table or a JSON file into annotations", [
-        ("source", "SOURCE", None, "a table (video, query, start, end, duration, split) or .json"),
-        ("--data", "D", "", "data set whose features give durations that the table lacks"),
+    "convert": (convert_command, "turn a table or a benchmark's files into annotations", [
+        ("source", "SOURCE", [], "tables (video, query, start, end, duration, split) or files of"
+         " Charades-STA, ActivityNet Captions, TACoS, YouCook2, Ego4D NLQ, DiDeMo, MAD"),
+        ("--data", "D", "", "data set whose features give the durations, if nothing else does"),
+        ("--skip", "", False, "leave out what has faults, and name it, instead of refusing all"),
         ("--out", "DIR", None, "folder of the JSON lines, one file per split")]),
     "parity": (parity_command, "compare with golden tensors", [
         ("folder", "DIR", None, "folder of golden .npz files")]),
@@ -317,7 +324,8 @@ def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
     "Add one option of the table"
     if default is False: return parser.add_argument(name, action="store_true", help=text)
     given:dict[str, Any] = {"metavar": value, "help": text}
-    if isinstance(default, list): given |= {"action": "append", "default": default}
+    if name[0] != "-" and default == []: given |= {"nargs": "+"}
+    elif isinstance(default, list): given |= {"action": "append", "default": default}
     elif default is None: given |= {"required": True} if name[0] == "-" else {}
     else:
         given |= {"default": default or (None if default == 0 else ""), "type": type(default)}

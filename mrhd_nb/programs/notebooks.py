@@ -120,6 +120,7 @@ def score_run(
     split:str="test", *, # train, val or test
     shuffled:bool=False, # queries of other videos
     device:str="cpu",
+    overrides:Sequence[str]=(), # such as data.root=FOLDER where the data have moved
 )->tuple[dict, list[dict], Any]: # metrics, lines of the submission, DataFrame of `per_query`
     "Predict and evaluate a split of a run's own data"
     from mrhd_nb.data.batches import open_split
@@ -127,6 +128,7 @@ def score_run(
     from mrhd_nb.learning.checkpoints import load_model
     from mrhd_nb.learning.training import score, shuffle_queries
     model, config = load_model(checkpoint)
+    config = override(config, parse_overrides(overrides))
     dataset = open_split(config, split)
     if shuffled: dataset = shuffle_queries(dataset, config.seed)
     metrics, lines = score(model.to(device), dataset, config, device)
