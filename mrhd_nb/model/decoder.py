@@ -111,7 +111,7 @@ class MomentDecoder(nn.Module):
         maps:bool=False,
     )->tuple[Tensor, Tensor, Tensor|None]: # (K, B, N, D), (K, B, N, 2), (K, B, N, L)
         "States, the references that enter each layer, attention to clips"
-        reference = self.queries.sigmoid().expand(len(memory), -1, -1) # ref_0
+        reference = self.queries.sigmoid().expand(memory.shape[0], -1, -1) # ref_0
         state = memory.new_zeros(*reference.shape[:2], memory.shape[-1]) # out_-1
         found = []
         for i, layer in enumerate(self.layers):
@@ -121,7 +121,7 @@ class MomentDecoder(nn.Module):
             clips, position = (memory, clip_place, clip_mask), self.position(code)
             state, weight = layer(state, position, sine, *clips, maps=maps)
             found.append((self.norm(state), reference, weight))
-            if i+1 == len(self.layers): break                          # nobody reads ref_K
+            if i+1 == len(self.layers): break                          # ref_K is not used
             reference = (self.box(state)+inverse_sigmoid(inside)).sigmoid()
         states, references, weights = zip(*found)
         return torch.stack(states), torch.stack(references), torch.stack(weights) if maps else None

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNUSED_KEYS', 'WEIGHTING_KEYS', 'COEFFICIENTS', 'OPTIONS', 'released_names', 'unpickle', 'read_released',
-           'plain_value', 'read_options', 'infer_config', 'fill_released', 'load_released', 'load_released_weighting',
-           'export_released', 'reorder_streams']
+           'plain_value', 'read_options', 'infer_config', 'fill_released', 'export_released', 'reorder_streams']
 
 # %% ../../nbs/3_model/07_released.ipynb #06afe92b
 import torch, re
@@ -76,14 +75,14 @@ def unpickle(path:str|Path)->Any:
 def read_released(
     source:str|Path|Mapping[str, Any], # .ckpt or .pt file, its content, or a state dict
     ema:bool=True, # take the averaged weights where there are any
+    where:str="state dict", # named in errors, where `source` is not a path
 )->dict[str, Tensor]: # released name -> tensor
     "The weights in a released checkpoint"
-    given = isinstance(source, Mapping)
-    where, content = ("state dict", source) if given else (str(source), unpickle(source))
-    if not isinstance(content, Mapping):
-        raise InputError(f"{where}: holds {type(content).__name__}, not a dictionary of weights")
-    kept = [content.get(name) for name in (("state_dict_ema", "model") if ema else ("model",))]
-    content = next((weights for weights in kept if isinstance(weights, Mapping)), content)
+    if isinstance(source, (str, Path)): where, source = str(source), unpickle(source)
+    if not isinstance(source, Mapping):
+        raise InputError(f"{where}: holds {type(source).__name__}, not a dictionary of weights")
+    kept = [source.get(name) for name in (("state_dict_ema", "model") if ema else ("model",))]
+    content = next((weights for weights in kept if isinstance(weights, Mapping)), source)
     state = {name.removeprefix("module."): torch.as_tensor(value) for name, value in content.items()
              if isinstance(value, (Tensor, np.ndarray))}
     if not state: raise InputError(f"{where}: holds no weights")
@@ -104,7 +103,7 @@ def read_options(
     source:str|Path|Mapping[str, Any], # .ckpt or .pt file, or its content
 )->dict[str, Any]: # option -> plain value; empty where there are none
     "The options with which a released checkpoint was trained"
-    content = source if isinstance(source, Mapping) else unpickle(source)
+    content = unpickle(source) if isinstance(source, (str, Path)) else source
     found = plain_value(content.get("opt")) if isinstance(content, Mapping) else None
     return found if isinstance(found, dict) else {}
 
@@ -166,27 +165,6 @@ def fill_released(
     fill_weights(model, tensors, where, called)
     return model
 
-# %% ../../nbs/3_model/07_released.ipynb #d0000087
-def load_released(
-    source:str|Path|Mapping[str, Any], # .ckpt or .pt file, its content, or a state dict
-    *,
-    direction:str="mr2hd", # TaskWeave's feedback, which weights do not tell: none, mr2hd or hd2mr
-    heads:int=8,
-    ema:bool=True,         # take the averaged weights where there are any
-)->MomentModel: # ready for inference
-    "A released checkpoint as a model with every quirk on, which gives the released numbers"
-    state = read_released(source, ema)
-    where = "state dict" if isinstance(source, Mapping) else str(source)
-    config = infer_config(state, direction, heads, where)
-    return fill_released(MomentModel(config), state, where).eval()
-
-# %% ../../nbs/3_model/07_released.ipynb #61834f5b
-def load_released_weighting(source:str|Path|Mapping, ema:bool=True)->dict[str, Tensor]|None:
-    "The state dict of TaskWeave's `JointWeighting` in a released checkpoint; None if there is none"
-    state = read_released(source, ema)
-    if not all(name in state for name in WEIGHTING_KEYS): return None
-    return {name: state[name].reshape(1) for name in WEIGHTING_KEYS}
-
 # %% ../../nbs/3_model/07_released.ipynb #9ab0cdb9
 def export_released(
     model:MomentModel,
@@ -204,18 +182,17 @@ def export_released(
 # %% ../../nbs/3_model/07_released.ipynb #148d5d71
 @torch.no_grad()
 def reorder_streams(
-    model:MomentModel,   # changed in place
-    dims:Sequence[int],  # channels of each stream, in the model's present order
-    order:Sequence[int], # which of these streams comes first, second, ...
+    model:MomentModel,         # changed in place
+    blocks:Mapping[str, int],  # name -> channels, in the order in which it reads them now
+    order:Sequence[str],       # the same names in another order
 )->MomentModel: # the same model
-    "Make a model read its feature streams in another order"
+    "Make a model read the blocks of its input channels in another order"
     total = model.config.video_dim
-    if sorted(order) != list(range(len(dims))) or sum(dims) > total:
-        raise InputError(f"streams: order {list(order)} and channels {list(dims)} do not fit the"
+    if sorted(order) != sorted(blocks) or sum(blocks.values()) != total:
+        raise InputError(f"streams: {dict(blocks)} in the order {', '.join(order)} does not fit the"
                          f" model's {total} channels")
-    parts = torch.arange(sum(dims)).split(list(dims))
-    index = torch.cat([*(parts[i] for i in order), torch.arange(sum(dims), total)])
-    first = model.video_projection.stages[0]
+    parts = dict(zip(blocks, torch.arange(total).split([*blocks.values()])))
+    index, first = torch.cat([parts[n] for n in order]), model.video_projection.stages[0]
     for p in (first.norm.weight, first.norm.bias, first.linear.weight):
         p.copy_(p[...,index.to(p.device)])
     return model
