@@ -115,7 +115,7 @@ class MomentDecoder(nn.Module):
     )->tuple[Tensor, Tensor, Tensor|None]: # (K, B, N, D), (K, B, N, 2), (K, B, N, L)
         "States, the references that enter each layer, attention to clips"
         reference = references                                         # ref_0
-        if reference is None: reference = self.queries.sigmoid().expand(len(memory), -1, -1)
+        if reference is None: reference = self.queries.sigmoid().expand(memory.shape[0], -1, -1)
         state = memory.new_zeros(*reference.shape[:2], memory.shape[-1]) # out_-1
         found = []
         for i, layer in enumerate(self.layers):

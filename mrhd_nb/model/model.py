@@ -225,7 +225,7 @@ class MomentModel(nn.Module):
         if negatives is None: negatives = self.training and (c.negative_pairs or c.existence)
         with torch.autocast(batch.video.device.type, torch.bfloat16, enabled=half):
             given = self.project(batch)
-            words, n = given.words, len(given.clips)
+            words, n = given.words, given.clips.shape[0]
             own = replace(given, words=words.first(n))
             made = predict(self, own, c.feedback.direction if feedback else "none", moments, maps)
             if negatives:

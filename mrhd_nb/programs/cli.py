@@ -6,7 +6,7 @@
 __all__ = ['BARS', 'SET', 'DEVICE', 'DATA', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command',
            'notebooks_command', 'example_input', 'describe_answer', 'predict_command', 'parity_command',
            'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command', 'pack_command',
-           'doctor_command', 'add_option', 'command_line', 'main']
+           'doctor_command', 'import_command', 'export_command', 'add_option', 'command_line', 'main']
 
 # %% ../../nbs/8_programs/07_cli.ipynb #e9ccf44f
 import argparse, json, os, shutil, sys
@@ -248,6 +248,20 @@ def doctor_command(args:Namespace)->int:
     print(json.dumps(asdict(found)) if args.json else diagnosis_text(found))
     return 1 if found.errors else 0
 
+# %% ../../nbs/8_programs/07_cli.ipynb #f3812237
+def import_command(args:Namespace)->None:
+    "Turn a checkpoint of TaskWeave, TR-DETR or Lighthouse into a folder of this package"
+    from mrhd_nb.learning.exchange import import_released
+    options = {name: getattr(args, name) for name in ("data", "streams", "feedback")}
+    note = import_released(args.checkpoint, args.out, ema=not args.raw, **options)
+    print(f"{args.out}: {note['tensors']} tensors, {note['parameters']} parameters")
+    for said in note["assumed"]: print(f"assumed: {said}")
+
+def export_command(args:Namespace)->None:
+    "Write a model in the format of another program"
+    from mrhd_nb.learning.exchange import export_model
+    export_model(args.checkpoint, args.out)
+
 # %% ../../nbs/8_programs/07_cli.ipynb #d0a69659
 SET = "--set", "A.B=C", [], "change one field of the configuration; may be repeated"
 DEVICE = "--device", "X", "cpu", "cpu or cuda"
@@ -318,6 +332,19 @@ COMMANDS |= {
         ("--out", "DIR", "runs/demo", "folder of the demo"), SET,
         ("--workers", "N", 0, "processes at a time (one per CPU thread)"),
         ("--figures", "DIR", "", "copy the figures there, each with its data and its run")])}
+
+# %% ../../nbs/8_programs/07_cli.ipynb #c1bd2043
+COMMANDS |= {
+    "import": (import_command, "read a checkpoint of TaskWeave, TR-DETR or Lighthouse", [
+        ("checkpoint", "CHECKPOINT", None, "the .ckpt or .pt file"),
+        ("--out", "DIR", None, "folder to make, which is used like a run folder"),
+        ("--data", "D", "", DATA+" (that of its options)"),
+        ("--streams", "A,B", "", "order in which it joins the video streams (of its options)"),
+        ("--feedback", "F", "", "of a TaskWeave: mr2hd or hd2mr (of its options, or mr2hd)"),
+        ("--raw", "", False, "take the raw weights, not the averaged ones")]),
+    "export": (export_command, "write a model for another program", [
+        ("checkpoint", "C", None, "run folder, checkpoint, or packaged weights"),
+        ("--out", "OUT", None, "F.ckpt: released names; F.onnx; else a Hugging Face folder")])}
 
 # %% ../../nbs/8_programs/07_cli.ipynb #1f340666
 def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
