@@ -17,7 +17,8 @@ from scipy.special import stdtrit
 from scipy.stats import norm
 from ..core.files import InputError, derive_seed, rng
 from .submissions import Lines, Source, labels, load_lines, ratings
-from .metrics import LEVELS, TOP, per_query, score_columns
+from .metrics import LEVELS, per_query, score_columns
+from .moments import TOP
 
 # %% ../../nbs/4_evaluation/07_statistics.ipynb #22a35238
 @dataclass(frozen=True, eq=False)
@@ -272,7 +273,7 @@ def random_answers(annotations:Source, seed:int=0)->list[dict]: # submission lin
     g, said = rng(seed, "random answers"), _opinions(lines)
     for i, v in enumerate(lines.values):
         answers.append({"qid": v["qid"]})
-        if v.get("relevant_windows"):
+        if v.get("relevant_windows") is not None:
             ends = np.sort(g.uniform(0, v["duration"], (TOP, 2)), 1)
             answers[-1]["pred_relevant_windows"] = np.c_[ends, g.random(TOP)].tolist()
         if said: answers[-1]["pred_saliency_scores"] = g.random(len(said[i])).tolist()
