@@ -175,4 +175,6 @@ def interval_text(block:dict)->str: # several lines
     made = pd.DataFrame.from_dict(block["metrics"], orient="index").drop(columns="error")
     number = "{:.2f}".format if made.value.max() > 1 else "{:.4f}".format
     table = made.to_string(na_rep="-", float_format=number, col_space=8)
+    none = made.low.isna() & made.value.notna()
+    if none.any(): table += "\n-: all videos score the same, so no interval can be given"
     return f"{table}\n95 % intervals over queries (BCa, {block['resamples']} resamples of videos)"

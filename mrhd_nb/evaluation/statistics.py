@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Clusters', 'summed', 'estimate', 'influence', 'standard_error', 'bootstrap', 'tail', 'quantiles',
-           'percentile', 'jackknife', 'bca', 'intervals', 'difference', 'side_by_side', 'permutation_p', 'holm',
-           'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical', 'true_answers', 'vote_answers',
+           'percentile', 'jackknife', 'bca', 'spread_seen', 'intervals', 'difference', 'side_by_side', 'permutation_p',
+           'holm', 'detectable', 'compare', 'mean_run', 'seed_variance', 'hierarchical', 'true_answers', 'vote_answers',
            'random_answers', 'ceilings']
 
 # %% ../../nbs/4_evaluation/07_statistics.ipynb #0b0b3c25
@@ -140,6 +140,10 @@ def bca(sample:Clusters, draws:np.ndarray, level:float=.95)->tuple: # (M,) low, 
 # %% ../../nbs/4_evaluation/07_statistics.ipynb #47d1bcc0
 METHODS = {"percentile": percentile, "bca": bca}
 
+def spread_seen(value:np.ndarray, error:np.ndarray)->np.ndarray: # (M,), (M,) -> (M,) bool
+    "Do the clusters differ at all? If they do not, no interval can be given"
+    return error > 1e-9*np.maximum(1, np.abs(value))
+
 def intervals(
     sample:Clusters, *, method:str="bca", # or another of METHODS
     level:float=.95, resamples:int=10_000, seed:int=0,
@@ -147,8 +151,10 @@ def intervals(
     "Every metric with its interval, its standard error, and its numbers of clusters and queries"
     if method not in METHODS: raise InputError(f"method '{method}': not {' or '.join(METHODS)}")
     ends = METHODS[method](sample, bootstrap(sample, resamples, seed), level)
-    low, high = (np.where(sample.freedom > 0, end, np.nan) for end in ends)
-    found = {"value": estimate(sample), "low": low, "high": high, "error": standard_error(sample),
+    value, error = estimate(sample), standard_error(sample)
+    known = (sample.freedom > 0) & spread_seen(value, error)
+    low, high = (np.where(known, end, np.nan) for end in ends)
+    found = {"value": value, "low": low, "high": high, "error": error,
              "clusters": (sample.count > 0).sum(0), "queries": sample.count.sum(0).astype(int)}
     return pd.DataFrame(found, index=pd.Index(sample.metrics, name="metric"))
 
@@ -236,8 +242,9 @@ def hierarchical(
     wider = norm.ppf(tail(level, sample))/norm.ppf((1-level)/2)        # the expansion, as a factor
     draws = value+wider*(bootstrap(sample, resamples, seed)-value)+seeds*noise
     a = np.full(len(value), (1-level)/2)
-    found = {"value": value, "low": quantiles(draws, a), "high": quantiles(draws, 1-a),
-             "error": np.hypot(standard_error(sample), seeds), "seed_error": seeds}
+    error = np.hypot(standard_error(sample), seeds)
+    low, high = (np.where(spread_seen(value, error), quantiles(draws, q), np.nan) for q in (a, 1-a))
+    found = {"value": value, "low": low, "high": high, "error": error, "seed_error": seeds}
     return pd.DataFrame(found, index=pd.Index(sample.metrics, name="metric"))
 
 # %% ../../nbs/4_evaluation/07_statistics.ipynb #32da7d69
