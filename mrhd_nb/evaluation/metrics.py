@@ -128,10 +128,13 @@ SCORERS:dict[str, Callable] = {
     "qvhighlights": qvhighlights_columns, "charades": partial(moment_columns, **CHARADES),
     **{name: partial(label_columns, dataset=name) for name in LABEL_AP}}
 
-def _score(
-    submission:Source, annotations:Source, dataset:str, protocol:str, # as for `score_queries`
-)->tuple[pd.DataFrame, dict[str, int]]: # the table, and what a protocol counted
-    "What `score_queries` and `evaluate` start from"
+def score_queries(
+    submission:Source,
+    annotations:Source,
+    dataset:str="qvhighlights", # one of SCORERS
+    protocol:str="official",    # that of the data set, or one of PROTOCOLS
+)->pd.DataFrame: # qid, vid, perhaps domain, and a column per score: fractions, in annotated order
+    "Every score of each query, or of each video beside its domain; `attrs`: what was counted"
     for what, name, known in (("dataset", dataset, [*SCORERS]),
                               ("protocol", protocol, ["official", *PROTOCOLS])):
         if name not in known:
@@ -140,16 +143,9 @@ def _score(
     if protocol == "official": scored, seen = SCORERS[dataset](given, truth), {}
     else: scored, seen = PROTOCOLS[protocol](given, truth)
     videos = [str(v.get("vid") or v["qid"]) for v in truth.values]
-    return pd.DataFrame({"qid": [v["qid"] for v in truth.values], "vid": videos, **scored}), seen
-
-def score_queries(
-    submission:Source,
-    annotations:Source,
-    dataset:str="qvhighlights", # one of SCORERS
-    protocol:str="official",    # that of the data set, or one of PROTOCOLS
-)->pd.DataFrame: # qid, vid, perhaps domain, and a column per score: fractions, in annotated order
-    "Every score of each query, or of each video beside its domain"
-    return _score(submission, annotations, dataset, protocol)[0]
+    table = pd.DataFrame({"qid": [v["qid"] for v in truth.values], "vid": videos, **scored})
+    table.attrs |= seen
+    return table
 
 # %% ../../nbs/4_evaluation/04_metrics.ipynb #3b2d5687
 _MOMENTS = ("MR-full-R1@0.5", "MR-full-R1@0.7",
@@ -210,11 +206,11 @@ def evaluate(
     protocol:str="official",    # that of the data set, or one of PROTOCOLS
 )->dict[str, dict]: # "brief", then the blocks of the official report
     "Score a submission by the rules of its data set, or by another protocol"
-    table, seen = _score(submission, annotations, dataset, protocol)
+    table = score_queries(submission, annotations, dataset, protocol)
     if protocol != "official":
         means = (100*table[score_columns(table)].mean()).round(9)       # no noise of the last bit
         shown = {k: float(f"{v:.2f}") if np.isfinite(v) else None for k, v in means.items()}
-        return nested(shown | seen)
+        return nested(shown | table.attrs)
     if "domain" in table:
         domains = table.groupby("domain", sort=True)["mAP"].mean()
         return {"brief": {"mAP": round(float(domains.mean()), 5)},

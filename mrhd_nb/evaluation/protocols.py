@@ -64,16 +64,12 @@ def true_windows(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (M, 2), of
     return rows[:,1:], np.bincount(rows[:,0].astype(int), minlength=len(counts))
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #76026880
-def existence(submission:Lines)->tuple[np.ndarray, dict[str, int]]: # (n,), lines by source
+def existence(submission:Lines)->np.ndarray: # (n,)
     "How likely each query has a moment, as its line says or as its windows do"
     values, counts = windows(submission, "pred_relevant_windows", 3)
     best = np.where(counts > 0, pad(values[:,2], counts, -np.inf).max(1, initial=-np.inf), 0.)
-    wrong = "not a number between 0 and 1"
-    said = numbers(submission, "pred_exist_score", 0, 1, wrong, optional=True)
-    unsaid = np.isnan(said)
-    sources = {"pred_exist_score": ~unsaid, "max_window_score": unsaid & (counts > 0),
-               "no_windows": unsaid & (counts == 0)}
-    return np.where(unsaid, best, said), {k: int(v.sum()) for k, v in sources.items() if v.any()}
+    said = numbers(submission, "pred_exist_score", 0, 1, "not a number between 0 and 1", True)
+    return np.where(np.isnan(said), best, said)
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #dfdd071f
 ACCEPT, FIRST = (.4, .6), (1, 3, 5) # thresholds of the existence score, the first for G-mIoU; k
@@ -83,19 +79,16 @@ def over_thresholds(place:str, thresholds:np.ndarray, values:np.ndarray)->Column
     "A column for each threshold"
     return {f"{place}/{theta:.2f}": column for theta, column in zip(thresholds, values.T)}
 
-def rejections(score:np.ndarray, empty:np.ndarray)->tuple[Columns, dict[str, int]]: # (n,), (n,)
-    "How well a system knows that there is nothing; and the four counts behind it"
-    columns, counts = {"GMR-CLS/AUROC": auroc(score, ~empty)}, {}
+def rejections(score:np.ndarray, empty:np.ndarray)->Columns: # (n,), (n,)
+    "How well a system knows that there is nothing"
+    columns = {"GMR-CLS/AUROC": auroc(score, ~empty)}
     for theta in ACCEPT:
         rejected, at = score <= theta, f"GMR-CLS/per_threshold/{theta}/"
         right, ones = rejected & empty, np.ones(len(empty))
         shares = {"Rej-F1": (2*right, rejected+1*empty), "Acc": (rejected == empty, ones),
                   "Rej-P": (right, rejected), "Rej-R": (right, empty)}
         for name, share in shares.items(): columns[at+name] = np.nan_to_num(ratio(*share))
-        kinds = {"TP": ~rejected & ~empty, "TN": right,
-                 "FP": ~rejected & empty, "FN": rejected & ~empty}
-        counts |= {at+name: int(kind.sum()) for name, kind in kinds.items()}
-    return columns, counts
+    return columns
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #c64c56de
 def pair_columns(
@@ -121,8 +114,8 @@ def gated_iou(
     listed:np.ndarray, given:np.ndarray, # (n, P, 2+), (n,) as for `match_queries`
     accepted:np.ndarray,                 # (n,) bool
     true:np.ndarray, counts:np.ndarray,  # (M, 2), (n,)
-)->tuple[Columns, np.ndarray]: # G-mIoU@k; predictions that are read (n,)
-    "What accepted queries find, and what is right about rejected ones"
+)->Columns:
+    "G-mIoU@k: what accepted queries find, and what is right about rejected ones"
     keep = (np.arange(listed.shape[1]) < given[:,None]) & (listed[...,1] > listed[...,0])
     keep &= accepted[:,None]
     order, kept = np.argsort(~keep, 1, kind="stable"), keep.sum(1)     # those that are kept first
@@ -133,7 +126,7 @@ def gated_iou(
         union = np.minimum(kept, k)+counts-(pairs >= 0).sum(1)
         found = pairs.clip(0).sum(1)/np.maximum(union, 1)
         columns[f"G-mIoU_detail/G-mIoU@{k}"] = np.where(union > 0, found, 1.)
-    return columns, kept
+    return columns
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #32aa985f
 GMR = ("AUROC", *(f"{kind}@{theta}" for theta in ACCEPT for kind in ("Rej-F1", "Acc")),
@@ -144,28 +137,19 @@ def gmr_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str, i
     "Every figure of GMR (arXiv 2605.02623) for each query, and what was counted"
     values, given = windows(submission, "pred_relevant_windows", 3)
     listed, (true, counts) = pad(values, given, (0., 0., -np.inf), TOP), true_windows(annotations)
-    (score, sources), given = existence(submission), np.minimum(given, TOP)
-    columns, seen = rejections(score, counts == 0)
-    gated, kept = gated_iou(listed, given, score > ACCEPT[0], true, counts)
+    score = existence(submission)
     ap = score_moments(listed, true, np.repeat(np.arange(len(counts)), counts))[1]
-    columns |= gated | {"mAP_detail/mAP": ap.mean(1)}
+    columns = rejections(score, counts == 0) | {"mAP_detail/mAP": ap.mean(1)}
+    columns |= gated_iou(listed, given, score > ACCEPT[0], true, counts)
     columns |= over_thresholds("mAP_detail/AP@IoU", THRESHOLDS, ap)
     columns |= pair_columns(match_queries(listed, given, true, counts), counts)
     short = {place.rpartition("/")[2]: column for place, column in columns.items()}
     short |= {f"{kind}@{theta}": columns[f"GMR-CLS/per_threshold/{theta}/{kind}"]
               for theta in ACCEPT for kind in ("Rej-F1", "Acc")}
-    stats = {"num_total": len(counts), "num_positive": (counts > 0).sum(),
-             "num_negative": (counts == 0).sum(), "num_multi_instance": (counts > 1).sum(),
-             "num_single_instance": (counts == 1).sum()}
-    gate = {"num_submission_samples": len(counts),
-            "num_predicted_positive": (score > ACCEPT[0]).sum(),
-            "num_predicted_negative": (score <= ACCEPT[0]).sum(),
-            "num_non_empty_windows_before_gate": (given > 0).sum(),
-            "num_non_empty_windows_after_gate": (kept > 0).sum()}
-    blocks = {"GMR-CLS/score_sources": sources, "G-mIoU_gate": gate, "stats": stats,
-              "mR+_detail": {"num_multi_moment_queries": (counts > 1).sum()}}
-    for block, found in blocks.items(): seen |= {f"{block}/{k}": int(v) for k, v in found.items()}
-    return {f"brief/{name}": short[name] for name in GMR} | columns, seen
+    seen = {"total": counts >= 0, "positive": counts > 0, "negative": counts == 0,
+            "multi_instance": counts > 1, "single_instance": counts == 1}
+    stats = {f"stats/num_{kind}": int(which.sum()) for kind, which in seen.items()}
+    return {f"brief/{name}": short[name] for name in GMR} | columns, stats
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #54463b18
 MULTI = (">=3_tgt_mAP", "Generalized_mAP", ">=3_tgt_mAP_by_query", "MR-mR1", "MR-mR2", "MR-mR3",

@@ -32,8 +32,6 @@ def labels_digest(annotations:Source)->str:
     return set_digest(json.dumps(values(v)) for v in lines)
 
 # %% ../../nbs/4_evaluation/06_signatures.ipynb #37edf77c
-def _field(value:Any)->str: return " ".join(str(value).replace("|", "/").replace(":", "/").split())
-
 def signature(
     annotations:Source, # that were scored
     rules:str,          # data set or protocol
@@ -47,7 +45,8 @@ def signature(
               "queries": len(load_lines(annotations, "annotations").values), "rules": rules,
               "rounding": "0.00001" if rules in ("tvsum", "youtube") else "0.01%",
               "epoch": epoch, "seeds": seeds, "looks": looks, "version": f"mrhd_nb {__version__}"}
-    return "|".join(f"{key}:{_field(value)}" for key, value in fields.items())
+    plain = lambda value: str(value).replace("|", "/").replace(":", "/")
+    return "|".join(f"{key}:{plain(value)}" for key, value in fields.items())
 
 def read_signature(text:Any, place:str)->dict[str, str]: # place: of the text, for the error
     "The fields of a signature"

@@ -207,21 +207,17 @@ def saliency(submission:Lines)->tuple[np.ndarray, np.ndarray]: # (M,), clips of 
     return scores, counts
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #e589073c
-def _others(given:Lines, truth:Lines)->list[str]:
-    "A line about submission lines that name another video or query than the annotations do"
-    for field, fold in (("vid", str.strip), ("query", lambda q: " ".join(q.split()).casefold())):
-        sides = [[v.get(field) for v in lines.values] for lines in (given, truth)]
-        other = [i for i, (a, b) in enumerate(zip(*sides))
-                 if None not in (a, b) and fold(str(a)) != fold(str(b))]
-        if not other: continue
-        a, b = (f"{side[other[0]]!r:.60}" for side in sides)
-        return [f"{given.places[other[0]]}: field '{field}': {a}, but {b} in the annotations; so "
-                f"in {len(other)} of {len(given.values)} lines: made for other annotations?"]
-    return []
-
 def doubts(given:Lines, truth:Lines, protocol:str="official")->list[str]: # of `pair`; lines to show
     "Why the scores of these lines may not mean what they seem to"
-    said, n, ours = _others(given, truth), len(given.values), "pred_relevant_windows"
+    said, n, ours = [], len(given.values), "pred_relevant_windows"
+    for field, fold in (("vid", str.strip), ("query", lambda q: " ".join(q.split()).casefold())):
+        both = zip(*([v.get(field) for v in lines.values] for lines in (given, truth)))
+        other = [(place, a, b) for place, (a, b) in zip(given.places, both)
+                 if None not in (a, b) and fold(str(a)) != fold(str(b))]
+        if not other or said: continue
+        place, a, b = other[0]
+        said.append(f"{place}: field '{field}': {a!r:.60}, but {b!r:.60} in the annotations; "
+                    f"so in {len(other)} of {n} lines: made for other annotations?")
     for lines, fields in ((given, (ours, "pred_saliency_scores")),
                           (truth, ("relevant_windows", "saliency_scores"))):
         for field in fields:

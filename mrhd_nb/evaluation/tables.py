@@ -36,50 +36,34 @@ def add_daggers(
 
 # %% ../../nbs/4_evaluation/11_tables.ipynb #5a959593
 STYLES = ("text", "markdown", "latex")
-_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-_TEX |= {"^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$"}
-_TEX |= {"†": r"$^\dagger$", "≥": r"$\geq$", "≤": r"$\leq$", "–": "--", "…": r"\dots{}"}
-
-def _row(cells:Sequence[str], best:Sequence[bool], style:str)->str:
-    "One row of Markdown or LaTeX; the first number of a best cell is bold"
-    def write(cell:str, bold:bool)->str:
-        number, space, rest = cell.partition(" ")
-        if bold and number.endswith("†"): number, rest = number[:-1], "†"+space+rest
-        elif bold: rest = space+rest
-        else: number, rest = cell, ""
-        if style == "latex":
-            number, rest = ("".join(_TEX.get(c, c) for c in text) for text in (number, rest))
-            return (rf"\textbf{{{number}}}" if bold else number)+rest
-        number, rest = (text.replace("|", "\\|") for text in (number, rest))
-        return (f"**{number}**" if bold else number)+rest
-    written = map(write, cells, best)
-    if style == "latex": return f"{' & '.join(written)} \\\\"
-    return f"| {' | '.join(written)} |"
 
 def render(
     table:pd.DataFrame, style:str="text", # one of STYLES
     *, best:Sequence[str]=(), # columns in which the largest number is bold
     blocks:Sequence=(),       # of each row, as for `best_cells`
-    notes:Sequence[str]=(),   # lines below the table: what its marks mean, its signature
+    notes:Sequence[str]=(),   # below the table: what its marks mean, its signature
     digits:int=2,             # of numbers that are no texts yet
 )->str:
-    "A table as text, Markdown or LaTeX"
-    known = ", ".join(STYLES)
-    if style not in STYLES: raise InputError(f"format '{style}': unknown; one of {known}")
+    "A table as text, Markdown or LaTeX (booktabs)"
+    if style not in STYLES: raise InputError(f"format '{style}': not {', '.join(STYLES)}")
     number = lambda v: "" if pd.isna(v) else f"{v:.{digits}f}" if isinstance(v, float) else str(v)
-    cells, below = table.map(number), [line for line in notes if line]
-    if style == "text": return "\n".join([cells.to_string(), *below])
-    bold, labels = best_cells(cells[[*best]], blocks), table.index.nlevels
-    bold = bold.reindex(columns=cells.columns, fill_value=False).to_numpy()
-    flat, rows = cells.reset_index(), list(blocks) or [0]*len(cells)
-    head = [*("" if n is None else str(n) for n in table.index.names), *map(str, cells)]
-    lines = [_row(head, [False]*len(head), style)]
-    lines += ["|---"*labels+"|---:"*(len(head)-labels)+"|" if style == "markdown" else r"\midrule"]
-    for i, row in enumerate(flat.astype(str).to_numpy()):
-        if style == "latex" and i and rows[i] != rows[i-1]: lines.append(r"\midrule")
-        lines.append(_row(row, [False]*labels+list(bold[i]), style))
-    if style == "markdown": return "\n".join(lines+[""]+[f"`{line}`  " for line in below])
-    columns = "l"*labels+"r"*(len(head)-labels)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *lines, r"\bottomrule"]
-    return "\n".join([r"% needs \usepackage{booktabs}", *lines, r"\end{tabular}",
-                      *(f"% {line}" for line in below)])
+    cells, notes = table.map(number), [line for line in notes if line]
+    if style == "text": return "\n".join([cells.to_string(), *notes])
+    flat = cells.reset_index().rename(columns={"index": ""})
+    bold = best_cells(cells[[*best]], blocks).reset_index(drop=True)
+    bold = bold.reindex(columns=flat.columns, fill_value=False)
+    if style == "markdown":
+        rows = [flat, *flat.where(~bold, "**"+flat.astype(str)+"**").to_numpy()]
+        rows = [[str(v).replace("|", "\\|") for v in row] for row in rows]
+        lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"]*len(rows[0]), *rows[1:]]]
+        return "\n".join([*lines, "", *(f"`{line}`  " for line in notes)])
+    styled = flat.style.hide(axis="index").format(escape="latex")
+    styled = styled.format_index(escape="latex", axis=1)
+    styled = styled.apply(lambda _: bold.map(lambda b: "textbf:--rwrap" if b else ""), axis=None)
+    columns = "l"*cells.index.nlevels+"r"*len(cells.columns)
+    lines = styled.to_latex(hrules=True, column_format=columns).splitlines()
+    first = lines.index(r"\midrule")+1
+    for i in range(len(blocks)-1, 0, -1):
+        if blocks[i] != blocks[i-1]: lines.insert(first+i, r"\midrule")
+    tex = "\n".join(lines).replace(">=", r"$\geq$")
+    return "\n".join([r"% needs \usepackage{booktabs}", tex, *(f"% {line}" for line in notes)])

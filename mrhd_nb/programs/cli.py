@@ -88,12 +88,11 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
     values = metrics["brief"] | metrics.get("extra", {})
     rules = read_signature(metrics["signature"], name)["rules"]
     names = chosen_columns(rules, args.columns, list(values))
-    block = metrics.get("intervals", {}).get("metrics", {})
-    ends = lambda m: {"low": None, "high": None} | block.get(m, {})
-    rows = [ends(m) | {"system": name, "metric": m, "value": v} for m, v in values.items()]
-    rows = pd.DataFrame(rows).astype({"low": float, "high": float, "value": float})
+    rows = pd.DataFrame({"value": values, "low": None, "high": None}, dtype=float)
+    if args.intervals: rows.update(pd.DataFrame(metrics["intervals"]["metrics"]).T.astype(float))
+    rows = rows.rename_axis("metric").reset_index().assign(system=name)
+    meaning = "± half of the 95 % interval over videos (BCa)"*args.intervals
     table = show(rows, names, digits=5 if rules in ("tvsum", "youtube") else 2)
-    meaning = "± half of the 95 % interval over videos (BCa)" if block else ""
     return render(table, args.format, notes=[meaning, metrics["signature"]])
 
 def evaluate_command(args:Namespace)->None:
@@ -262,6 +261,7 @@ def sweep_command(args:Namespace)->None:
     "Train every run of a grid that is not finished, and collect the tables"
     from mrhd_nb.programs.sweep import read_grids, sweep
     options = {name: getattr(args, name) for name in ("engine", "device", "workers", "threads")}
+    options |= {"style": args.format, "columns": args.columns}
     sweep(read_grids(args.grid), args.out, report=_print, **options)
 
 def demo_command(args:Namespace)->None:
@@ -406,7 +406,8 @@ COMMANDS |= {
         ("--out", "DIR", None, "folder of the runs and the tables"),
         ("--engine", "E", "local", "local, or ray for a cluster"), DEVICE,
         ("--workers", "N", 0, "runs at a time (one per CPU thread, or what Ray has room for)"),
-        ("--threads", "N", 1, "CPU threads of each run")]),
+        ("--threads", "N", 1, "CPU threads of each run"), STYLE,
+        ("--columns", "LIST", "", "of the printed tables (all)")]),
     "bench": (bench_command, "measure the speed of this machine", [
         ("--only", "PART", "", "model, loader or evaluator (all)"), DEVICE,
         ("--out", "B.json", "", "write all figures here")]),
