@@ -14,7 +14,7 @@ from ..core.files import InputError
 def best_cells(table:pd.DataFrame, blocks:Sequence=())->pd.DataFrame: # blocks: of each row; bool
     "Which texts begin with the largest number of their column, within their block of rows"
     first = lambda column: column.astype(str).str.extract(r"^(-?\d+\.?\d*)")[0].astype(float)
-    numbers, rows = table.apply(first), list(blocks) or [0]*len(table)
+    numbers, rows = table.apply(first), pd.factorize(pd.Series(blocks or [0]*len(table)))[0]
     return numbers == numbers.groupby(rows).transform("max")
 
 # %% ../../nbs/4_evaluation/11_tables.ipynb #45743056

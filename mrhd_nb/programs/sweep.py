@@ -301,7 +301,7 @@ def print_table(table:pd.DataFrame, style:str, columns:str="", line:str="")->str
     wanted = [c.strip() for c in columns.split(",")] if columns else [*table]
     for name in wanted:
         if name not in table: raise InputError(f"column '{name}': not one of {', '.join(table)}")
-    blocks = [(key[0], key[-1]) for key in table.index]                # data, epoch
+    blocks = [f"{key[0]}, {key[-1]}" for key in table.index]           # data, epoch
     best = [name for name in wanted if name in SHOWN]
     return render(table[wanted], style, best=best, blocks=blocks, notes=[line], digits=3)
 
