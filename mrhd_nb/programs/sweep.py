@@ -301,7 +301,8 @@ def print_table(table:pd.DataFrame, style:str, columns:str="", line:str="")->str
     wanted = [c.strip() for c in columns.split(",")] if columns else [*table]
     for name in wanted:
         if name not in table: raise InputError(f"column '{name}': not one of {', '.join(table)}")
-    blocks = [f"{key[0]}, {key[-1]}" for key in table.index]           # data, epoch
+    words = lambda text: "".join(c for c in text if not c.isdigit())   # of any number of epochs
+    blocks = [(key[0], words(key[-1])) for key in table.index]         # data, epoch
     best = [name for name in wanted if name in SHOWN]
     return render(table[wanted], style, best=best, blocks=blocks, notes=[line], digits=3)
 
