@@ -28,6 +28,7 @@ from ..data.batches import (
 from ..model.model import MomentModel
 from ..evaluation.metrics import evaluate
 from ..evaluation.ledger import record_run
+from ..evaluation.signatures import run_signature
 from .parallel import (
     Share, World, check_device, compile_model, join, launch, make_resident, send_ahead, sum_step)
 from .losses import compute_losses, make_weighting
@@ -285,7 +286,8 @@ def finish(run:Run)->None:
             said = world.first and record_run(config.data, lines, metrics, path, note)
             if said: print(said, file=sys.stderr)
         if world.first: write_json_lines(out/f"submission_{which}.jsonl", lines)
-        results[which] = record | {"metrics": metrics}
+        line = run_signature(run.data["test"].records, config, which)
+        results[which] = record | {"metrics": metrics | {"signature": line}}
     parameters = [p for part in (state.model, state.weighting) for p in part.parameters()]
     results |= {"select_by": training.select_by, "select_on": training.select_on,
                 "steps": state.step, "parameters": sum(p.numel() for p in parameters),

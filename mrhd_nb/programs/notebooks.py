@@ -20,6 +20,7 @@ from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import run_config
 from ..data.annotations import as_json
 from ..evaluation.ledger import record_run
+from ..evaluation.signatures import run_signature
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #10180297
 def notebook_folder(package:Path|None=None)->Path: # package: its folder; None finds it
@@ -134,6 +135,8 @@ def score_run(
     metrics, lines = score(model.to(device), dataset, config, device)
     if split == "test" and not shuffled:
         if said := record_run(config.data, lines, metrics, checkpoint): print(said, file=sys.stderr)
+        which = "best" if Path(checkpoint).stem == "best" else "last"
+        metrics |= {"signature": run_signature(dataset.records, config, which)}
     truth = list(map(as_json, dataset.records))
     return metrics, lines, per_query(lines, truth, config.data.dataset)
 

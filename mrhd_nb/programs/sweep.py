@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'GROUP', 'SHOWN', 'HELD', 'LEFT', 'Grid', 'read_grids', 'Cell', 'expand', 'ray_runner', 'find_runs',
            'read_cells', 'describe_missing', 'runs_table', 'seeds_table', 'video_table', 'over_videos', 'domain_table',
-           'as_markdown', 'protocol_table', 'write_tables', 'sweep']
+           'as_markdown', 'protocol_table', 'signatures_of', 'write_tables', 'print_table', 'sweep']
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #4e40eb7c
 import itertools, yaml
@@ -22,6 +22,8 @@ from ..data.annotations import as_json
 from ..data.batches import read_split, reported_records, split_records
 from ..evaluation.baselines import baseline_table, random_domains, selection_null
 from ..evaluation.metrics import per_query
+from ..evaluation.signatures import join_signatures
+from ..evaluation.tables import STYLES, render
 from ..evaluation.statistics import intervals, summed
 from ..learning.runs import read_history
 from .demo import HEADLINE
@@ -149,7 +151,8 @@ def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
 def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch shown
     "All finished runs below a folder: their settings, time and headline metrics"
     rows, asked = [], read_cells(out)
-    for name, run in find_runs(out).items():
+    order = {name: i for i, name in enumerate(asked)} # of the grid; runs of none come last
+    for name, run in sorted(find_runs(out).items(), key=lambda at: order.get(at[0], len(order))):
         config, results = read_config(run/"config.json"), read_json(run/"metrics.json")
         data, picked, epochs = config.data, config.training.select_on, config.training.epochs
         system = ", ".join(filter(None, (config.preset, asked.get(name, {}).get("variant"))))
@@ -162,7 +165,8 @@ def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch s
         shown = {"best": f"best of {len(scored)} evaluations, {PICKED[picked]}",
                  "last": f"last of {epochs} epochs{unseen}"}
         for which in ("last",) if picked == "none" else ("best", "last"):
-            at = {"which": which, "shown": shown[which], "epoch": results[which]["epoch"]}
+            at = {"which": which, "shown": shown[which], "epoch": results[which]["epoch"],
+                  "signature": results[which]["metrics"].get("signature", "")}
             rows.append(what | at | results[which]["metrics"]["brief"])
     if not rows: raise InputError(f"{out}: holds no finished run")
     return pd.DataFrame(rows)
@@ -173,8 +177,9 @@ SHOWN = (*HEADLINE.values(), "MR-full-mIoU") # metrics of a table, as far as the
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #6be3e2a8
 def seeds_table(runs:pd.DataFrame, metrics:Sequence[str]=SHOWN)->pd.DataFrame: # of `runs_table`
-    "Mean and standard deviation over seeds as text; rows: data, system, epoch"
-    rows = {}
+    "Mean and standard deviation over seeds as text; best epochs, then last ones, of each data set"
+    rows, place = {}, pd.factorize(runs.data)[0]
+    runs = runs.assign(place=place).sort_values(["place", "which"], kind="stable")
     for (data, _, system, shown), part in runs.groupby(GROUP, sort=False):
         there = [part[name] for name in metrics if name in part and part[name].notna().all()]
         row = {v.name: f"{v.mean():.2f}"+f" ± {v.std():.2f}"*(len(v) > 1) for v in there}
@@ -267,6 +272,11 @@ def protocol_table(config:RunConfig, videos:pd.DataFrame)->pd.DataFrame: # of a 
     return domain_table(videos, baselines, random_domains(reported_records(whole.data)))
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #c707f685
+def signatures_of(runs:pd.DataFrame)->str: # of `runs_table`; empty for runs without
+    "One signature for all runs of a table"
+    found = [line for line in runs.signature.unique() if line]
+    return join_signatures(found) if found else ""
+
 def write_tables(out:str|Path)->dict[str, pd.DataFrame]: # name -> table
     "Collect the finished runs below a folder, of a sweep or others, into tables"
     out, runs = Path(out), runs_table(out)
@@ -277,12 +287,24 @@ def write_tables(out:str|Path)->dict[str, pd.DataFrame]: # name -> table
     for dataset, part in videos.groupby("dataset") if len(videos) else ():
         run = runs.run[runs.data.isin(part.data)].iloc[0]
         tables[dataset] = protocol_table(read_config(f"{run}/config.json"), part)
+    below = "".join(f"\n{line}\n" for line in (missing, signatures_of(runs)) if line)
     for name, table in tables.items():
-        indexed, text = table.index.nlevels > 1, as_markdown(table)+f"\n{missing}\n"*bool(missing)
+        indexed, text = table.index.nlevels > 1, as_markdown(table)+below
         with write_atomic(out/f"{name}.csv") as t: table.to_csv(t, index=indexed)
         if indexed:
             with write_atomic(out/f"{name}.md") as t: t.write_text(text, encoding="utf-8")
     return tables
+
+# %% ../../nbs/8_programs/03_sweep.ipynb #9d7b7748
+def print_table(table:pd.DataFrame, style:str, columns:str="", line:str="")->str: # its signature
+    "A table of `write_tables` in one of the styles, with the columns that were chosen"
+    wanted = [c.strip() for c in columns.split(",")] if columns else [*table]
+    for name in wanted:
+        if name not in table: raise InputError(f"column '{name}': not one of {', '.join(table)}")
+    words = lambda text: "".join(c for c in text if not c.isdigit())   # of any number of epochs
+    blocks = [(key[0], words(key[-1])) for key in table.index]         # data, epoch
+    best = [name for name in wanted if name in SHOWN]
+    return render(table[wanted], style, best=best, blocks=blocks, notes=[line], digits=3)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #f6c9ad95
 def sweep(
@@ -292,9 +314,11 @@ def sweep(
     workers:int|None=None, # at a time; None: one per CPU thread, on Ray as many as it has room for
     threads:int=1,         # of each run
     report:Callable=print, # gets one line per run, then the tables
+    style:str="text", columns:str="", # of the printed tables, as for `render`; all
 )->dict[str, pd.DataFrame]: # the tables
     "Train every run of the grids that is not finished, then write the tables"
-    if engine not in ("local", "ray"): raise InputError(f"engine '{engine}': is not local or ray")
+    for what, name, known in ("engine", engine, ("local", "ray")), ("format", style, STYLES):
+        if name not in known: raise InputError(f"{what} '{name}': is not {' or '.join(known)}")
     out, cells, failed = Path(out), {}, None
     for cell in itertools.chain(*map(expand, grids)):
         if cells.setdefault(cell.name, cell) != cell:
@@ -310,7 +334,8 @@ def sweep(
     if failed and not find_runs(out): raise failed
     tables, missing = write_tables(out), describe_missing(out)
     for table in tables.values():
-        if table.index.nlevels > 1: report(table.to_string(float_format="%.3f", na_rep=""))
+        if table.index.nlevels > 1:
+            report(print_table(table, style, columns, signatures_of(tables["runs"])))
     if missing: report(missing)
     report(f"tables: {', '.join(str(out/f'{name}.csv') for name in tables)}")
     if failed: raise failed
