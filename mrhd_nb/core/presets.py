@@ -45,7 +45,7 @@ PRESETS = {
 RECIPES = packaged("recipes.yaml") # data set -> beginning of a preset's name -> dotted names
 
 def recipe(data:str, preset:str)->dict[str, Any]: # dotted name -> value
-    "What suits a preset on a data set; later entries win"
+    "The settings that suit a preset on a data set; later entries win"
     found:dict[str, Any] = {}
     for start, changes in RECIPES.get(data, {}).items():
         if start == "all" or preset.startswith(start): found |= changes

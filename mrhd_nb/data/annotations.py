@@ -174,7 +174,7 @@ def select_domain(records:list[Record], domain:str)->list[Record]:
 
 # %% ../../nbs/2_data/01_annotations.ipynb #9a383809
 def carve(records:list[Record], share:float, seed:int)->tuple[list[Record], list[Record]]:
-    "Set a share of each domain's videos aside for validation: the rest, the validation part"
+    "Set a share of each domain's videos aside: the remaining records, and the validation part"
     chosen:set[str] = set()
     for domain in dict.fromkeys(r.domain for r in records):
         videos = sorted({r.vid for r in records if r.domain == domain})

@@ -43,7 +43,7 @@ def span_labels(
 # %% ../../nbs/2_data/08_batches.ipynb #e46f342b
 @dataclass(frozen=True, eq=False)
 class Labels:
-    "What one sample should predict; P pairs"
+    "The targets of one sample; P is the number of pairs"
     spans:Tensor      # (n, 2) as (centre, width); empty where a data set has no moments
     saliency:Tensor   # (Lc,) float
     positive:Tensor   # (P,) indices of clips that should score higher than ...
@@ -105,7 +105,7 @@ def label_kind(record:Record)->str|None: # labels, saliency or windows
 
 # %% ../../nbs/2_data/08_batches.ipynb #dd966917
 def label(record:Record, clips:int, data:DataConfig, generator:torch.Generator)->Labels|None:
-    "The training labels of a sample of Lc = `clips` (specification 1.4, 1.5); None without any"
+    "The training labels of a sample of Lc = `clips`; None for a record without labels"
     kind = label_kind(record)
     if kind is None: return None
     has_moments = record.labels is None
@@ -127,7 +127,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    "What a batch should predict"
+    "The targets of a batch"
     spans:tuple[Tensor, ...] # B times (n, 2) as (centre, width)
     saliency:Tensor          # (B, L) float
     positive:Tensor          # (B, P) long
@@ -153,7 +153,7 @@ class Batch:
     video_index:Tensor|None=None # (B,) each sample's row of `video`; None: its own, V = B
 
     def per_sample(self, rows:Tensor)->Tensor: # (V, ...) -> (B, ...)
-        "What was made of each video, for each sample"
+        "Rows that were computed for each video, repeated for each sample"
         return rows if self.video_index is None else rows[self.video_index]
 
     def each(self, function:Callable[[Tensor], Tensor])->"Batch":
@@ -167,7 +167,7 @@ class Batch:
         return self.each(lambda t: t.to(device, non_blocking=non_blocking))
 
 # %% ../../nbs/2_data/08_batches.ipynb #23c4720c
-_pad = partial(pad_sequence, batch_first=True) # some (n, ...) -> (B, L, ...), 0 behind their ends
+_pad = partial(pad_sequence, batch_first=True) # some (n, ...) -> (B, L, ...), 0 after their ends
 
 def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
     "True where a sample of this length has a row"
@@ -200,7 +200,7 @@ def collate(samples:Sequence[Sample])->Batch: # of one data set
 CACHE_BYTES = 2<<30 # of features that one data set keeps; past it, they are read again each time
 
 def _check_kind(record:Record, data:DataConfig)->None:
-    "Refuse a record that was read as one of other data"
+    "Refuse a record of another data set, or with scores of clips of another length"
     if record.dataset != data.dataset:
         raise InputError(f"{record.source}: field 'dataset': read as {record.dataset}, "
                          f"but data '{data.name}' are {data.dataset}")
@@ -327,12 +327,12 @@ def _benchmark(data:DataConfig)->Benchmark:
     return _made(data.seed, train=data.train_queries, val=data.val_queries, test=data.test_queries)
 
 def has_split(data:DataConfig, split:str)->bool:
-    "Does the data set bring this split with it?"
+    "Does the data set have this split?"
     return bool(getattr(data, f"{split}_queries" if data.name == "synthetic" else split))
 
 # %% ../../nbs/2_data/08_batches.ipynb #4d2557ef
 def read_split(data:DataConfig, split:str)->list[Record]:
-    "The records of a split that the data set brings with it, of its one domain if it has one"
+    "The records of a split of the data set, of one domain alone if the configuration names one"
     if not has_split(data, split):
         raise InputError(f"data '{data.name}': field '{split}': names no file")
     if data.name == "synthetic": records = getattr(_benchmark(data), split)
@@ -340,7 +340,7 @@ def read_split(data:DataConfig, split:str)->list[Record]:
     return select_domain(records, data.domain)
 
 def reported_records(data:DataConfig)->list[Record]:
-    "What a data set reports: test, or val where it has no test"
+    "The records that a data set reports: test, or val where it has no test"
     return read_split(data, "test" if has_split(data, "test") else "val")
 
 # %% ../../nbs/2_data/08_batches.ipynb #2e39c3b5
@@ -354,7 +354,7 @@ def leave_one_out(data:DataConfig)->tuple[list[Record], list[Record]]: # all oth
 
 # %% ../../nbs/2_data/08_batches.ipynb #7520a02a
 def split_records(config:RunConfig, split:str)->list[Record]: # split: train, val or test
-    "What a run learns from, picks its epoch on, or reports"
+    "The records that a run learns from, picks its epoch on, or reports"
     data, on = config.data, config.training.select_on
     own = has_split(data, "val") and has_split(data, "test")
     carves = on == "val" and not own

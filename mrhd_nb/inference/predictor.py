@@ -98,7 +98,7 @@ class Predictor:
         duration:float|None=None,      # as in `predict`
         nms:float|None=None,           # as in `predict`
     )->list[dict[str, Any]]: # for each query, as `predict`
-        "The same for many queries of one video"
+        "`predict` for many queries of one video"
         data, quirks, samples, lines = self.data, self.model.config.quirks, [], []
         queries = [""]*len(query_features) if queries is None else queries
         if len(queries) != len(query_features):

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 # %% ../../nbs/8_programs/07_cli.ipynb #14cb2b9c
 def answer(command:Callable[[], int|None])->int: # exit status
-    "Run a command; say its error in one line"
+    "Run a command; report its error in one line"
     try: return command() or 0
     except KeyboardInterrupt: said, status = "interrupted", 130
     except BrokenPipeError: # the reader of our output has gone: head, less
@@ -179,7 +179,7 @@ def demo_command(args:Namespace)->None:
     demo(args.out, overrides=args.set, workers=args.workers, figures=args.figures, report=_print)
 
 def bench_command(args:Namespace)->None:
-    "Measure how long it takes here, on one thread or a GPU"
+    "Measure the speed of model, loader and evaluator on one thread, or of the model on a GPU"
     from mrhd_nb.programs.bench import bench, bench_text
     result = bench(args.only, args.device)
     if args.out: write_json(args.out, result)
@@ -304,7 +304,7 @@ COMMANDS |= {
         ("--engine", "E", "local", "local, or ray for a cluster"), DEVICE,
         ("--workers", "N", 0, "runs at a time (one per CPU thread, or what Ray has room for)"),
         ("--threads", "N", 1, "CPU threads of each run")]),
-    "bench": (bench_command, "measure how long it takes here", [
+    "bench": (bench_command, "measure the speed of this machine", [
         ("--only", "PART", "", "model, loader or evaluator (all)"), DEVICE,
         ("--out", "B.json", "", "write all figures here")]),
     "demo": (demo_command, "train, score and draw both systems on the embedded benchmark", [
