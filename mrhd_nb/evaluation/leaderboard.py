@@ -36,9 +36,12 @@ def named_systems(
     systems:dict[str, list[str]] = {}
     for part in given.split(",") if isinstance(given, str) else given:
         if not part.strip(): continue
-        name, mark, file = (p.strip() for p in part.rpartition("="))
-        at = f"submission '{part.strip()}'"
-        if mark and not name or not file: raise InputError(f"{at}: expected NAME=FILE, or a file")
+        whole, at = part.strip(), f"submission '{part.strip()}'"
+        cuts = [i for i, c in enumerate(whole) if c == "="]            # a path may hold some too
+        ways = [("", whole), *((whole[:i].strip(), whole[i+1:].strip()) for i in cuts)]
+        name, file = next((way for way in ways if Path(way[1]).is_file()), ways[-1])
+        if not file or not name and file != whole:
+            raise InputError(f"{at}: expected NAME=FILE, or a file")
         name = name or Path(file).stem
         if name in ("random", "every vote known"):
             raise InputError(f"{at}: '{name}' is a row of its own; give the system another name")

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 from torch import nn
 from tqdm import tqdm
-from mrhd_nb.core.files import (
-    InputError, derive_seed, generator, read_json, rng, sha256_file, write_atomic, write_json,
-    write_json_lines)
+from ..core.files import (
+    InputError, derive_seed, generator, read_json, refuse_foreign, rng, sha256_file, write_atomic,
+    write_json, write_json_lines)
 from ..core.config import RunConfig, TrainingConfig, override
 from ..data.annotations import Record, as_json
 from ..data.batches import Batch, MomentDataset, iterate, label_kind, open_split
@@ -31,7 +31,7 @@ from .parallel import (
 from .losses import compute_losses, make_weighting
 from .checkpoints import load_model, save_model, weights_path
 from .runs import (
-    changed_fields, check_precision, hold_folder, note_environment, prepare_folder, refuse_foreign)
+    changed_fields, check_precision, hold_folder, note_environment, prepare_folder)
 from .answers import predict_dataset
 
 # %% ../../nbs/5_learning/07_training.ipynb #b52a53f7
@@ -266,6 +266,7 @@ def run_epochs(run:Run, progress:bool=True)->None:
                               generator=generator(config.seed, "epoch", epoch),
                               part=slice(len(state.rows), None))       # after a resume, the rest
             state.model.train()
+            bar.set_description(f"epoch {epoch}/{training.epochs}")
             clock = time.perf_counter()
             for batch, share in send_ahead(map(world.take, batches), run.device):
                 torch.manual_seed(derive_seed(config.seed, "dropout", state.step)+world.rank)
@@ -294,7 +295,6 @@ def run_epochs(run:Run, progress:bool=True)->None:
             if world.first:
                 write_json_lines(run.out/"history.jsonl", state.history)
                 if ends or length >= training.save_every: state.save(run.out/"resume.pt")
-            bar.set_description(f"epoch {epoch}/{training.epochs}", refresh=False)
             numbers = {"MR": line["terms"]["moments"], "HD": line["terms"]["saliency"]}
             if state.last and picks: numbers["score"] = state.last["score"]
             bar.set_postfix_str(" ".join(f"{name} {v:.3g}" for name, v in numbers.items()))
