@@ -85,7 +85,9 @@ def train_command(args:Namespace)->None:
         what |= {"device": args.device, "processes": args.processes}
         try: run_notebook("train", out, what, stream=sys.stderr)
         except KeyboardInterrupt: raise KeyboardInterrupt(how_to_resume(out, args)) from None
-    print(results_table(read_json(Path(out)/"metrics.json")).T.to_string())
+    results, answers = read_json(Path(out)/"metrics.json"), Path(out)/"submission_last.jsonl"
+    if results["last"]["metrics"]: print(results_table(results).T.to_string())
+    else: print(f"not scored: the reported split has no labels; its answers are in {answers}")
     print(f"run folder: {out}")
 
 # %% ../../nbs/8_programs/07_cli.ipynb #98a0cc35

@@ -272,6 +272,7 @@ def as_markdown(table:pd.DataFrame, digits:int=3)->str:
     "A table for a README; empty cells where a number is missing"
     written = table.reset_index().to_csv(sep="|", index=False, float_format=f"%.{digits}f")
     head, *rows = written.splitlines()
+    head = re.sub(r"[\w-]+@[\w.]+", r"`\g<0>`", head) # or R1@0.5 is shown as a mail address
     lines = [head, "|".join(["---"]*(head.count("|")+1)), *rows]
     return "".join(f"| {line.replace('|', ' | ')} |\n" for line in lines)
 
