@@ -55,7 +55,7 @@ docs: $(READY)  ## build the site from the notebooks into runs/site
 	@echo "runs/site/index.html"
 
 lab: $(READY)  ## open JupyterLab on the reading order
-	@$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
+	@$(VENV)/bin/jupyter lab --config .ci/lab.py nbs/index.ipynb
 
 wheel: $(READY)  ## build dist/*.whl
 	@$(PY) -m build --wheel --no-isolation
@@ -66,5 +66,5 @@ release: $(READY)  ## build dist/*.whl and dist/*.tar.gz afresh, and check what 
 	@$(PY) -m twine check --strict dist/*
 
 clean:  ## remove what builds and tests leave behind; .venv, data and runs stay
-	@rm -rf build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints
-	@find mrhd_nb tests nbs -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf build dist *.egg-info .pytest_cache .hypothesis
+	@find mrhd_nb tests nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

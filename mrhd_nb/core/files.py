@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InputError', 'first_line', 'write_atomic', 'read_bytes', 'sha256_file', 'write_json', 'write_json_lines',
-           'decode_json', 'read_json', 'packaged', 'derive_seed', 'generator', 'rng']
+           'decode_json', 'read_json', 'refuse_foreign', 'packaged', 'derive_seed', 'generator', 'rng']
 
 # %% ../../nbs/1_core/01_files.ipynb #55176355
 import codecs, contextlib, hashlib, importlib.resources, json, os, orjson, yaml
@@ -95,6 +95,27 @@ def read_json(path:str|Path)->Any:
     except json.JSONDecodeError as e:
         raise InputError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
     except ValueError as e: raise InputError(f"{path}: not JSON: {e}") from None
+
+# %% ../../nbs/1_core/01_files.ipynb #fa9804b3
+def refuse_foreign(
+    out:str|Path,      # the folder that a program is asked to write into
+    mark:str,          # name of the JSON file in each folder of this program
+    field:str,         # in the object that the file holds, or in each value of it
+    folders:bool=True, # do folders in it count too?
+)->None:
+    "Refuse a folder that holds files, but not the one that marks a folder as the program's own"
+    out, passing = Path(out), (".partial.ipynb", ".log", ".yaml", ".yml")
+    paths = sorted(out.iterdir()) if out.is_dir() else []
+    there = [path.name for path in paths if folders or path.is_file()]
+    there = [name for name in there if name[0] != "." and not name.endswith(passing)]
+    if mark in there:
+        values = read_json(out/mark)
+        parts = [values, *values.values()] if isinstance(values, dict) else []
+        if any(isinstance(part, dict) and field in part for part in parts): return
+        there = [mark]
+    if there:
+        raise InputError(f"{out}: holds {', '.join(there[:3])}{', ...'*(len(there) > 3)}, which "
+                         "this program did not write; name a new or empty folder")
 
 # %% ../../nbs/1_core/01_files.ipynb #903a1125
 def packaged(name:str)->dict[str, Any]:

@@ -15,6 +15,7 @@ from ..core.spans import nms as suppress, to_se
 from ..data.batches import Batch, MomentDataset, by_length, iterate
 from ..model.model import Prediction
 from .parallel import World, send_ahead
+from .runs import check_precision
 
 # %% ../../nbs/5_learning/06_answers.ipynb #ebee3f23
 def windows_se(
@@ -85,6 +86,7 @@ def predict_dataset(
 )->list[dict[str, Any]]: # lines of a submission, in the order of the records
     "Predict every record of a data set"
     training, lines, quirks, data = model.training, [], model.config.quirks, dataset.data
+    check_precision(model.precision, device)
     order = list(range(len(dataset))) if quirks.sees_padding else by_length(dataset.records)
     part = world.part(math.ceil(len(dataset)/batch_size))
     batches = iterate(dataset, batch_size, order=order, part=part)

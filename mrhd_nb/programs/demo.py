@@ -161,6 +161,8 @@ def demo(
     "Train, score, draw, and write table and report; finished steps are not repeated"
     experiment_config(SYSTEMS[0], "synthetic", 0, list(overrides)) # refuses a wrong name at once
     out = Path(out)
+    if (out/"report.html").exists() and not (out/f"{SYSTEMS[0]}-0").exists():
+        raise InputError(f"{out}: holds a report.html that is no demo's; name another folder")
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):
         run_jobs(jobs, workers=workers, report=report)
     scored = demo_scores(out)
