@@ -325,7 +325,7 @@ def finish(run:Run)->None:
             if said: print(said, file=sys.stderr)
         if world.first: write_json_lines(out/f"submission_{which}.jsonl", lines)
         line = run_signature(run.data["test"].records, config, which)
-        results[which] = record | {"metrics": metrics | {"signature": line}}
+        results[which] = record | {"metrics": metrics and metrics | {"signature": line}}
     parameters = [p for part in (state.model, state.weighting) for p in part.parameters()]
     results |= {"select_by": training.select_by, "select_on": training.select_on,
                 "steps": state.step, "parameters": sum(p.numel() for p in parameters),
