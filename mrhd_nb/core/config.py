@@ -225,6 +225,7 @@ class DataConfig:
     max_tokens:int|None = 32     # None keeps the whole query
     max_windows:int = 5          # windows of a sample used in training
     first_window:bool = False    # label clips by the first window alone (fidelity `released`)
+    floored_windows:bool = False # label the clip before a short window (fidelity `released`)
     tef:bool = True              # temporal endpoints as two more channels
     round_to:float|None = 2.     # round predicted times to multiples of this; None leaves them
     domain:str = ""              # one domain alone; empty for all

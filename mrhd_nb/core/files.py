@@ -23,7 +23,7 @@ class InputError(ValueError):
 def first_line(
     error:BaseException,
 )->str: # at most 200 characters
-    "The first line of an error's message, or the name of its class where the message is empty"
+    "The first line of an error's message, or the name of its class if the message is empty"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 # %% ../../nbs/1_core/01_files.ipynb #3c8e7d24

@@ -45,7 +45,7 @@ PRESETS = {
 RECIPES = packaged("recipes.yaml") # data set -> beginning of a preset's name -> dotted names
 
 def recipe(data:str, preset:str)->dict[str, Any]: # dotted name -> value
-    "What suits a preset on a data set; later entries win"
+    "The settings that suit a preset on a data set; later entries win"
     found:dict[str, Any] = {}
     for start, changes in RECIPES.get(data, {}).items():
         if start == "all" or preset.startswith(start): found |= changes
@@ -66,7 +66,8 @@ def run_config(
     changes = parse_overrides(overrides)
     fidelity = changes.pop("fidelity", fidelity)                       # it decides the quirks
     released = fidelity == "released"
-    data = replace(data, first_window=data.first_window or released)
+    data = replace(data, first_window=data.first_window or released,
+                   floored_windows=data.floored_windows or released)
     model = ModelConfig(quirks=Quirks.released() if released else Quirks())
     config = RunConfig(preset, data, model, TrainingConfig(), seed, fidelity)
     config = override(config, PRESETS[preset] | recipe(data.name, preset) | changes)

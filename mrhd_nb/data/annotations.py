@@ -49,11 +49,12 @@ def _number(name:str, value:Any, low:float=0, high:float=1e9, kind:str="a number
                          f"between {low:g} and {high:g}")
     return value
 
-def _list(name:str, value:Any, length:int|None=None)->list:
-    "`value`, if it is a list that is not empty and has the length asked for"
+def _list(name:str, value:Any, length:int|None=None, empty:bool=False)->list:
+    "`value`, if it is a list of the length asked for, and not empty unless it may be"
     if not isinstance(value, list):
         raise InputError(f"field '{name}': {reprlib.repr(value)} is not a list")
-    if not value: raise InputError(f"field '{name}': empty; leave it out where there are no labels")
+    if not value and not empty:
+        raise InputError(f"field '{name}': empty; leave it out where there are no labels")
     if length not in (None, len(value)):
         raise InputError(f"field '{name}': {len(value)} entries where {length} are expected")
     return value
@@ -67,14 +68,14 @@ def _text(name:str, value:Any)->str:
 # %% ../../nbs/2_data/01_annotations.ipynb #8f25ba63
 def _clip_ids(name:str, values:Any)->tuple[int, ...]:
     "Indices of relevant clips, each once"
-    ids = tuple(_list(name, values))
+    ids = tuple(_list(name, values, empty=True))
     for i, v in enumerate(ids): _number(f"{name}[{i}]", v, kind="an integer")
     if len(set(ids)) < len(ids): raise InputError(f"field '{name}': a clip is listed twice")
     return ids
 
 def _rows(name:str, values:Any, columns:int, *limits:Any)->tuple[tuple, ...]:
     "Rows of so many numbers; the limits are the `low`, `high` and `kind` of `_number`"
-    for i, row in enumerate(_list(name, values)):
+    for i, row in enumerate(_list(name, values, empty=True)):
         for v in _list(at := f"{name}[{i}]", row, columns): _number(at, v, *limits)
     return tuple(map(tuple, values))
 
@@ -117,7 +118,10 @@ def parse_record(values:Any, dataset:str="qvhighlights", source:str="")->Record:
     checks = _CHECKS | {"label": partial(_labels, dataset=dataset)}
     fields = {read[name]: checks[name](name, given[name]) for name in read if name in given}
     if "saliency" in fields:
-        _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]))
+        _list("saliency_scores", given["saliency_scores"], len(fields["clip_ids"]), empty=True)
+    if "clip_ids" in fields and bool(fields["clip_ids"]) != bool(fields["windows"]):
+        none, some = sorted(_CLIPS | _WINDOWS, key=lambda name: bool(given[name]))
+        raise InputError(f"field '{none}': empty, but '{some}' is not")
     return Record(**fields, dataset=dataset, source=source,
                   extra={n: v for n, v in values.items() if v is None or n not in read})
 
@@ -174,7 +178,7 @@ def select_domain(records:list[Record], domain:str)->list[Record]:
 
 # %% ../../nbs/2_data/01_annotations.ipynb #9a383809
 def carve(records:list[Record], share:float, seed:int)->tuple[list[Record], list[Record]]:
-    "Set a share of each domain's videos aside for validation: the rest, the validation part"
+    "Set a share of each domain's videos aside: the remaining records, and the validation part"
     chosen:set[str] = set()
     for domain in dict.fromkeys(r.domain for r in records):
         videos = sorted({r.vid for r in records if r.domain == domain})

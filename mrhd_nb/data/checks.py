@@ -113,7 +113,7 @@ def examine_line(line:bytes, data:DataConfig, source:str, # "file:line"
 
 # %% ../../nbs/2_data/06_checks.ipynb #50529b36
 def check_windows(record:Record, data:DataConfig)->Iterator[Fault]:
-    "Do the windows lie in the video, in what is read of it, and where times are predicted?"
+    "Do the windows lie in the video, in the part that is read, and at times that can be predicted?"
     end, step = record.duration, data.round_to
     read = (data.max_clips or math.inf)*data.clip_length
     for i, (start, stop) in enumerate(record.windows or ()):
@@ -218,13 +218,13 @@ def check_files(data:DataConfig, needs:dict[StreamConfig, Wanted])->Iterator[Fau
 # %% ../../nbs/2_data/06_checks.ipynb #9e4489fe
 @dataclass(frozen=True)
 class TableStats:
-    "What is remembered of one table of features"
+    "Statistics of one table of features"
     rows:int
     zeros:int    # rows without a value other than 0
     digest:bytes # the same for the same rows
 
 def describe_table(rows:np.ndarray)->TableStats: # of (n, D) float32
-    "Look at one table"
+    "Compute the statistics of one table"
     zeros = int((~rows.any(1)).sum())
     return TableStats(len(rows), zeros, hashlib.sha256(rows.tobytes()).digest())
 
@@ -255,7 +255,7 @@ def examine_stream(data:DataConfig, stream:StreamConfig, wanted:Wanted)->tuple[S
 
 # %% ../../nbs/2_data/06_checks.ipynb #d80746e5
 def check_tables(seen:Seen, wanted:Wanted, stream:StreamConfig, data:DataConfig)->Iterator[Fault]:
-    "Does every table say something of its own, and is all of it read?"
+    "Are the rows not zero, not those of another table, and all of them read?"
     text, firsts = stream not in data.streams, {}
     most = (data.max_tokens if text else data.max_clips) or math.inf
     for key, stats in seen.items():
@@ -307,7 +307,7 @@ def check_row_counts(lengths:Lengths, data:DataConfig)->Iterator[Fault]:
 # %% ../../nbs/2_data/06_checks.ipynb #1c46cb3d
 @dataclass(frozen=True)
 class Diagnosis:
-    "What was seen and what was found; `dataclasses.asdict` makes plain data of it"
+    "The splits, streams and findings; `dataclasses.asdict` turns it into plain data"
     data:str
     root:str             # folder of the features; files below it are shown without it
     errors:int           # how many findings are errors
@@ -369,7 +369,7 @@ def diagnosis_text(diagnosis:Diagnosis)->str: # several lines
 
 # %% ../../nbs/2_data/06_checks.ipynb #bdccdbd2
 def find_data(name:str)->DataConfig: # registered name, name/DOMAIN, a JSON file or its folder
-    "The data configuration that is meant"
+    "The data configuration that a name stands for"
     if not Path(name).is_dir(): return data_config(name)
     found = sorted(Path(name).glob("*.json"))
     if len(found) != 1:

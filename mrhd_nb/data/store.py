@@ -70,7 +70,7 @@ class StoredStream:
 
 @dataclass(frozen=True)
 class Manifest:
-    "What a store holds"
+    "The contents of a store"
     schema:int
     streams:tuple[StoredStream, ...]
 
@@ -131,7 +131,7 @@ def pack(
 
 # %% ../../nbs/2_data/04_store.ipynb #be51a6c4
 def open_table(folder:Path, stored:StoredStream)->dict[str, np.ndarray]: # key -> (n, D)
-    "The rows of each item of a stream, mapped into memory; a write to them would stay there"
+    "The rows of each item of a stream, mapped into memory (copy on write)"
     path = folder/f"{stored.stream.name}.npy"
     try:
         table = np.asarray(np.lib.format.open_memmap(path, "c"))
@@ -161,14 +161,14 @@ class PackedStore:
         raise InputError(f"{record.source or record.qid}: {self.folder} holds no {key!r}")
 
     def gather_videos(self, records:Sequence[Record])->tuple[np.ndarray, list[int]]:
-        "The clips of the records' videos (B, L, Dv), padded with zeros, and their numbers"
+        "The clips of the records' videos (B, L, Dv), padded with zeros, and how many each has"
         rows = [[self.rows(stream, record) for stream in self.data.streams] for record in records]
         clips = [clip_count(list(map(len, streams)), self.data) for streams in rows]
         copy = lambda i, b, out: np.copyto(out, rows[b][i][:len(out)])
         return lay_out(clips, self.data, copy), clips
 
     def gather_tokens(self, records:Sequence[Record])->tuple[np.ndarray, list[int]]:
-        "The tokens of the records' queries (B, T, Dt), padded with zeros, and their numbers"
+        "The tokens of the records' queries (B, T, Dt), padded with zeros, and how many each has"
         text = self.data.text
         read = partial(self.rows, text) if text.files else FeatureFolder(self.data).tokens
         tables = [torch.from_numpy(read(record)[:self.data.max_tokens]) for record in records]

@@ -53,11 +53,11 @@ _WORLD = 2404 # names the draws that are the same for every seed
 
 @functools.lru_cache(maxsize=None)
 def _vector(*names:Any)->np.ndarray: # (64,), of length about one
-    "What a word looks like, or another direction of this world: the same in every benchmark"
+    "The vector of a word, or another fixed direction: the same in every benchmark"
     return rng(_WORLD, *names).normal(size=WIDTH)/WIDTH**.5
 
 def event_vector(words:Sequence[str])->np.ndarray: # (64,), of length about one
-    "What the content words look like together"
+    "The vector of an event that these content words describe"
     return sum(_vector("word", word) for word in words)/len(words)**.5
 
 # %% ../../nbs/2_data/07_synthetic.ipynb #d1600ef1
@@ -165,7 +165,7 @@ def random_distractors(
     vocabulary:Sequence[str], # for words that the grammar lacks
     generator:np.random.Generator,
 )->tuple[list[tuple[str, ...]], list[tuple[str, ...]]]: # three that share words with it, three not
-    "What else happens in a video"
+    "The distractors of a video: events other than the queried one"
     story = _swap(words, {*words}, vocabulary, generator)
     def family(base:tuple[str, ...])->list[tuple[str, ...]]:
         others = _swap(base, {*words, *story}, vocabulary, generator)
@@ -175,7 +175,7 @@ def random_distractors(
 # %% ../../nbs/2_data/07_synthetic.ipynb #0de3244f
 @dataclass(frozen=True)
 class Timeline:
-    "What happens in a video, which only the generator knows"
+    "What happens in a video; models do not see it"
     events:tuple[tuple[str, ...], ...] # content words, one event per row of `share`
     share:np.ndarray                   # (E, Lc), what an event fills of a clip; queried ones first
 
@@ -238,7 +238,7 @@ def render(
     quality:np.ndarray, # (Lc, 1) in [0, 1]
     generator:np.random.Generator,
 )->np.ndarray: # (Lc, 64) float32
-    "What a camera and a frozen network make of a timeline"
+    "The clip features that show a timeline"
     clips, (inward, outward, gloss) = len(quality), _mix()
     vectors = lambda count: generator.normal(size=(count, WIDTH))/WIDTH**.5 # of length about one
     seen = np.where(generator.random((clips, 1)) < .1, .15, 1) # some clips hide what happens
@@ -272,7 +272,7 @@ def simulate_features(
     *,
     clip_length:float=CLIP_SECONDS, # seconds
 )->Simulation:
-    "Features for annotations that exist (specification 1.3: one row per clip, one per token)"
+    "Features for existing annotations: one row per clip, one row per token"
     videos:dict[str, list[Record]] = {}
     for record in records:
         if not record.windows:

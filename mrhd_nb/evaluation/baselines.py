@@ -19,19 +19,19 @@ from .metrics import label_ap
 
 # %% ../../nbs/4_evaluation/05_baselines.ipynb #97b96a9e
 def random_ap(record:Record, draws:int=20_000, seed:int=0)->np.ndarray: # (draws,)
-    "What random scorers get on one video"
+    "The scores of random scorers on one video"
     shape, g = (draws, len(record.labels)), rng(seed, "random scores", record.vid)
     return label_ap(-g.random(shape, dtype=np.float32), record.labels, record.dataset)
 
 def random_domains(records:Sequence[Record], draws:int=20_000, seed:int=0)->pd.DataFrame:
-    "What random scorers get in each domain, the mean over its videos: (draws, domains)"
+    "The scores of random scorers in each domain, the mean over its videos: (draws, domains)"
     luck:dict[str, list[np.ndarray]] = {}
     for r in records: luck.setdefault(r.domain, []).append(random_ap(r, draws, seed))
     return pd.DataFrame({domain: np.mean(ap, 0) for domain, ap in luck.items()})
 
 # %% ../../nbs/4_evaluation/05_baselines.ipynb #adcea28e
 def selection_null(
-    luck:pd.DataFrame, trials:int, seed:int=0, # of `random_domains`; E, evaluations of a run
+    luck:pd.DataFrame, trials:int, seed:int=0, # of `random_domains`; E, the number of evaluations
 )->pd.DataFrame: # (10,000, domains)
     "Draws of the best of E random scorers in each domain"
     u = rng(seed, "selection null").random((10_000, luck.shape[1]))**(1/trials)
@@ -41,7 +41,7 @@ def selection_null(
 
 # %% ../../nbs/4_evaluation/05_baselines.ipynb #4ca30664
 def mean_human(record:Record, leave_out:bool=False)->float: # leave_out: the mean of the others
-    "What ranking by the mean of the annotators gets on one video"
+    "The score of a ranking by the mean of the annotators on one video"
     labels, A, dataset = record.labels, record.labels.shape[1], record.dataset
     if not leave_out: return float(label_ap(labels.mean(1)[None], labels, dataset)[0])
     others = (labels.sum(1, keepdims=True)-labels).T/max(A-1, 1)       # (A, L)
@@ -64,7 +64,7 @@ def fit_ridge(dataset:MomentDataset)->RidgeCV:
 
 # %% ../../nbs/4_evaluation/05_baselines.ipynb #c8c938c4
 def protocol_pairs(
-    config:RunConfig, leave_out:bool=False, # of any run on the data; else report the held-out
+    config:RunConfig, leave_out:bool=False, # of any run on the data; False: held-out videos
 )->Iterator[tuple[MomentDataset, MomentDataset]]:
     "Training and reported videos of each domain, or with each video left out"
     config = override(config, {"training.select_on": "none", "data.leave_out": ""})

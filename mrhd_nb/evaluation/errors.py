@@ -24,7 +24,7 @@ def agreement(record:Record)->float: # in [0, 1]; NaN without two annotators
 
 # %% ../../nbs/4_evaluation/07_errors.ipynb #05b9be7a
 def query_factors(records:Sequence[Record])->pd.DataFrame: # a row per query: qid and five factors
-    "What may make a query hard"
+    "Properties that may make a query hard"
     windows = [np.array(r.windows or [(np.nan, np.nan)], float) for r in records]
     return pd.DataFrame({
         "qid": [r.qid for r in records],
@@ -67,7 +67,7 @@ def error_table(
     scored:Mapping[str, pd.DataFrame], factors:pd.DataFrame, # per-query tables; `query_factors`
     *, resamples:int=10_000, seed:int=0,
 )->pd.DataFrame: # system, factor, group, measure, value, low, high, queries
-    "How the scores depend on what is asked"
+    "How the scores depend on properties of the query"
     columns = {}
     for system, table in scored.items():
         if list(table.qid) != list(factors.qid):
@@ -101,7 +101,8 @@ def disagreement(
 
 # %% ../../nbs/4_evaluation/07_errors.ipynb #6060f332
 def extremes(
-    table:pd.DataFrame, perfect:pd.DataFrame, count:int=3, # of a system, of `ceilings`; of each
+    table:pd.DataFrame, perfect:pd.DataFrame, # per-query: of a system, of `ceilings`
+    count:int=3, # of worst and of best queries
 )->pd.Series: # qid -> points lost: the worst queries, then the best
     "The queries that lose most and least against their annotators, mean over the tasks"
     columns = [m for m in MEASURES.values() if m in table]

@@ -126,7 +126,7 @@ def pairings(
 
 # %% ../../nbs/4_evaluation/06_leaderboard.ipynb #dfbf6140
 def resolution(pairs:pd.DataFrame)->pd.DataFrame: # of `pairings`; a row per metric
-    "How large a difference must be to be seen, for each metric"
+    "How large a difference must be to be significant, for each metric"
     rows = {}
     for metric, part in pairs.groupby("metric", sort=False):
         size, found = part.difference.abs(), part.p_holm < .05
@@ -146,7 +146,7 @@ def reproduced(
     published:Mapping[str, Mapping[str, float]], # of `published_rows`
     names:Mapping[str, str],                     # name in papers -> metric
 )->pd.DataFrame: # row, task, system, numbers, equal, apart, metric
-    "Which system comes nearest to each published row, by how much it misses, and on which metric"
+    "Which system is nearest to each published row, its largest deviation, and on which metric"
     ours = rows.pivot(index="system", columns="metric", values="value")
     ours, found = ours.reindex(rows.system.unique()).round(2), []
     for row, numbers in published.items():
@@ -171,7 +171,7 @@ def interval_block(
     return how | {"metrics": made.where(made.notna(), None).to_dict("index")}
 
 def interval_text(block:dict)->str: # several lines
-    "The block of `interval_block` as a table for people"
+    "The block of `interval_block` as a text table"
     made = pd.DataFrame.from_dict(block["metrics"], orient="index").drop(columns="error")
     number = "{:.2f}".format if made.value.max() > 1 else "{:.4f}".format
     table = made.to_string(na_rep="-", float_format=number, col_space=8)

@@ -61,8 +61,8 @@ def record_scoring(
     annotations:str|Path,
     submission:Source, metrics:dict, # the answers, and what `evaluate` returned for them
     *,
-    run:str="", part:str="", note:str="", # where it comes from; of the split; what to know
-    declared:bool=False, # said to be a test split
+    run:str="", part:str="", note:str="", # of the answers; of the split; kept with the line
+    declared:bool=False, # a data configuration says that it is a test split
 )->str: # one line to show; empty if this is no test split
     "Record that a test split was scored"
     digest, known = known_split(annotations)

@@ -65,7 +65,7 @@ def estimate(sample:Clusters, weights:np.ndarray|None=None)->np.ndarray: # (R, M
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #280ee367
 def influence(sample:Clusters)->np.ndarray: # (C, M)
-    "What each cluster adds to the metric beyond its share"
+    "How much each cluster moves the metric"
     ratios = zip(_ratios(sample, np.ones((1, len(sample.clusters)))), sample.strata)
     parts = [(sample.total[s]-value*sample.count[s])/np.maximum(sample.count[s].sum(0), 1)
              for value, s in ratios]
@@ -143,7 +143,7 @@ def intervals(
     sample:Clusters, *, method:str="bca", # or another of METHODS
     level:float=.95, resamples:int=10_000, seed:int=0,
 )->pd.DataFrame: # metric -> value, low, high, error, clusters, queries
-    "Every metric with its interval, its standard error, and the clusters and queries behind it"
+    "Every metric with its interval, its standard error, and its numbers of clusters and queries"
     if method not in METHODS: raise InputError(f"method '{method}': not {' or '.join(METHODS)}")
     ends = METHODS[method](sample, bootstrap(sample, resamples, seed), level)
     low, high = (np.where(sample.freedom > 0, end, np.nan) for end in ends)
@@ -166,7 +166,7 @@ def side_by_side(samples:dict[str, Clusters])->Clusters: # metrics "name/metric"
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #2a61da7c
 def permutation_p(paired:Clusters, resamples:int=10_000, seed:int=0)->np.ndarray: # (M,)
-    "How often exchanging the systems in random clusters gives as large a difference"
+    "How often exchanging the systems in random clusters gives a difference at least as large"
     with np.errstate(invalid="ignore"):
         parts = np.concatenate([paired.total[s]/paired.count[s].sum(0) for s in paired.strata])
     seen, slack = np.abs(parts.sum(0)), 1e-9*np.abs(parts).sum(0)
@@ -189,7 +189,7 @@ def holm(p:Sequence[float])->np.ndarray: # of one family of tests; NaN are no te
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #12bdeae0
 def detectable(error:np.ndarray, freedom:np.ndarray, level:float=.95)->np.ndarray: # (M,)
-    "The true difference, of this standard error, that a two-sided test finds 80 times in 100"
+    "The true difference that a two-sided test at this standard error finds 80 times in 100"
     freedom = np.maximum(freedom, 1)
     return (stdtrit(freedom, (1+level)/2)+stdtrit(freedom, .8))*error
 
@@ -241,7 +241,7 @@ def hierarchical(
 
 # %% ../../nbs/4_evaluation/04_statistics.ipynb #32da7d69
 def _opinions(lines:Lines)->list[np.ndarray]: # (L, A) of each query; none where nobody scored clips
-    "What each annotator said about each clip"
+    "The scores of each annotator for each clip"
     if lines.has("saliency_scores"): return [r[:n] for r, n in zip(*ratings(lines))]
     return labels(lines) if lines.has("label") else []
 
@@ -282,7 +282,7 @@ def ceilings(
     annotations:Source, dataset:str="qvhighlights",
     *, draws:int=10, seed:int=0, # of random answers
 )->dict[str, pd.DataFrame]: # name -> per-query table
-    "What the annotators themselves and chance would score"
+    "The scores of the annotators themselves and of random answers"
     lines = load_lines(annotations, "annotations")
     score = lambda answers: per_query(answers, lines.values, dataset)
     tables = {"perfect windows, mean human": score(true_answers(lines.values))}

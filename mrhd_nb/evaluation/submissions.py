@@ -28,7 +28,7 @@ class Lines:
     name:str         # of the file, or of the list
 
     def has(self, field:str)->bool:
-        "Does the first line carry this field? It decides what is scored, as officially"
+        "Does the first line have this field? It decides what is scored, as in the official code"
         return self.values[0].get(field) is not None
 
     def refuse(self, wrong:Sequence[int], field:str, what:str)->None:
@@ -136,7 +136,7 @@ def pad(
     fill:float|tuple[float, ...],
     width:int|None=None,     # None: as many as the longest line has
 )->np.ndarray: # (n, width, ...)
-    "Flat values as one row per line, filled up or cut to a width"
+    "Flat values as one row per line, padded or cut to a width"
     longest = counts.max(initial=0)
     rows = np.full((len(counts), max(longest, width or 0), *values.shape[1:]), fill, float)
     rows[np.arange(rows.shape[1]) < counts[:,None]] = values

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'KEYS', 'BASELINES', 'standings_table', 'draw_standings', 'errors_table', 'draw_errors', 'draw_disagreement',
-           'protocol_rows', 'draw_protocols']
+           'protocol_rows', 'draw_protocols', 'draw_effects']
 
 # %% ../../nbs/7_figures/03_charts.ipynb #c646a825
 import textwrap
@@ -30,7 +30,7 @@ def standings_table(
     annotations:Any,              # file, or lines
     dataset:str="qvhighlights",
 )->pd.DataFrame: # system, metric (as papers call it), value, low, high, queries
-    "The headline metrics of every system, and those of people and of chance"
+    "The headline metrics of every system, of people and of chance"
     scored = score_systems(systems, annotations, dataset)
     limits = {name: [table] for name, table in ceilings(annotations, dataset).items()}
     shown = HEADLINES[dataset] | (LENGTHS if dataset == "qvhighlights" else {})
@@ -80,15 +80,15 @@ def draw_standings(table:pd.DataFrame)->Figure:
 
 # %% ../../nbs/7_figures/03_charts.ipynb #3c40e0d3
 def errors_table(
-    systems:dict[str, list[Any]], # name -> submissions; the first of each counts
+    systems:dict[str, list[Any]], # name -> submissions; the first of each is used
     annotations:Any,
     records:Sequence[Record],     # of the annotations
     dataset:str="qvhighlights",
 )->pd.DataFrame: # system, factor, group, measure, value, low, high, queries
-    "How each system scores, by what is asked"
+    "How each system scores, by properties of the query"
     scored = {n: tables[0] for n, tables in score_systems(systems, annotations, dataset).items()}
     if not any(m in t for t in scored.values() for m in MEASURES.values()):
-        raise InputError(f"data set '{dataset}': its scores are not divided by what is asked")
+        raise InputError(f"data set '{dataset}': has no scores by properties of the query")
     return error_table(scored, query_factors(records))
 
 # %% ../../nbs/7_figures/03_charts.ipynb #15a1cdab
@@ -115,7 +115,7 @@ def draw_errors(table:pd.DataFrame)->Figure:
 # %% ../../nbs/7_figures/03_charts.ipynb #6fac8c88
 @mpl.rc_context(STYLE)
 def draw_disagreement(table:pd.DataFrame)->Figure:
-    "Draw a table of `disagreement`: a panel per outcome, and what independent tasks would give"
+    "Draw a table of `disagreement`: a panel per outcome, and the shares of independent tasks"
     systems = list(table.system.unique())
     figure, (axes,) = panels([0.9+0.17*len(systems)], columns=len(OUTCOMES))
     titles = {"both": "both tasks hit", "MR alone": "MR alone hits",
@@ -187,4 +187,25 @@ def draw_protocols(rows:pd.DataFrame)->Figure:
         ax.tick_params(axis="x", length=0, labelbottom=True)
         ax.grid(axis="y")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
+    return figure
+
+# %% ../../nbs/7_figures/03_charts.ipynb #eee8445e
+@mpl.rc_context(STYLE)
+def draw_effects(table:pd.DataFrame)->Figure: # arm, metric, difference, low, high, p_holm
+    "Draw differences from a control: a panel per metric, a dot with its interval per arm"
+    table = table.dropna(subset="difference")
+    arms, metrics = list(table.arm.unique()), list(table.metric.unique())
+    columns = min(4, len(metrics))
+    figure, axes = panels([0.6+0.17*len(arms)]*-(-len(metrics)//columns), columns=columns,
+                          share=False)
+    for ax in axes.flat[len(metrics):]: ax.set_axis_off()
+    for metric, ax in zip(metrics, axes.flat):
+        part = table[table.metric == metric]
+        part = part.assign(value=part.difference, system=part.arm)
+        _dots(ax, part, arms)
+        for line, p in zip(ax.lines[1::2], part.set_index("system").p_holm.reindex(arms)):
+            if not p < .05: line.set_markerfacecolor("white")
+        ax.axvline(0, color="0.5", linewidth=0.8, zorder=0)
+        ax.set_title(metric)
+    figure.supxlabel("difference from the control", fontsize=7.5)
     return figure

@@ -29,7 +29,7 @@ from .panels import (
 
 # %% ../../nbs/7_figures/02_inside.ipynb #8b0fc1a8
 def token_labels(query:str, count:int)->list[str]:
-    "What each of a query's `count` tokens is called"
+    "A label for each of the `count` tokens of a query"
     for pattern in (r"[\w'’-]+", r"[\w'’]+", r"[\w'’-]+|[^\w\s]", r"\w+|[^\w\s]"):
         words = re.findall(pattern, query)
         for found in (words, ["[start]", *words, "[end]"]):

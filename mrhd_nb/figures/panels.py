@@ -135,7 +135,7 @@ def shade(ax:Axes, windows:pd.DataFrame)->None:
 
 # %% ../../nbs/7_figures/01_panels.ipynb #211847ec
 def finish_time(figure:Figure, axes:np.ndarray, table:pd.DataFrame)->Figure:
-    "Give the time axis its label, and the labels of all rows one distance"
+    "Label the time axis, and align the labels of the rows"
     for ax in axes[-1]: ax.set(xlabel="time (s)", xlim=(0, table.end.max()))
     figure.align_ylabels(axes[:,0])
     return figure

@@ -20,7 +20,7 @@ def match_costs(
     windows_cw:Tensor, # (M, 2)
     losses:LossConfig,
 )->Tensor: # (..., N, M)
-    "What it costs to let a query answer for a window (Moment-DETR, set prediction)"
+    "The cost of assigning each query to each window (Moment-DETR, set prediction)"
     distance = (spans_cw[...,None,:]-windows_cw).abs().sum(-1)         # (..., N, M)
     giou = span_giou(to_se(spans_cw)[...,None,:], to_se(windows_cw))   # (..., N, M)
     p = logits.softmax(-1)[...,:1]                                     # (..., N, 1)

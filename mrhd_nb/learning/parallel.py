@@ -56,6 +56,7 @@ class Share:
     samples:int             # how many; 0 where there are more ranks than samples
     windows:tuple[int, ...] # of every sample of the batch
     clips:tuple[int, ...]   # of every sample of the batch
+    paired:tuple[bool, ...] # has the sample pairs of clips? Of every sample of the batch
     processes:int           # how many ranks share the batch
 
     def part(self, counts:Sequence[int])->float:
@@ -67,7 +68,8 @@ def take_share(batch:Batch, rank:int, size:int)->tuple[Batch, Share]:
     "The samples of one of `size` ranks, and the query of the sample after them"
     n, targets = len(batch.records), batch.targets
     own, clips = World(rank, size).part(n), tuple(batch.clip_mask.sum(1).tolist())
-    share = Share(own.start, own.stop-own.start, tuple(map(len, targets.spans)), clips, size)
+    windows, paired = tuple(map(len, targets.spans)), tuple(targets.paired.tolist())
+    share = Share(own.start, own.stop-own.start, windows, clips, paired, size)
     if not share.samples: own = slice(0, 1)
     videos, index, queries = own, batch.video_index, [*range(n)[own], own.stop % n]
     if index is not None: videos, index = index[own].unique(return_inverse=True)

@@ -88,7 +88,7 @@ def note_environment(
     processes:int=1, # that train together
     **datasets:MomentDataset,
 )->None:
-    "Write `environment.json`; a run that is continued must find the data that it began with"
+    "Write `environment.json`; a run that is continued must have the data that it began with"
     gpu, path = torch.device(device).type == "cuda", out/"environment.json"
     name = torch.cuda.get_device_name(device) if gpu else cpu_name()
     data = {split: data_hash(dataset) for split, dataset in datasets.items()}

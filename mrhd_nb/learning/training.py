@@ -22,7 +22,8 @@ from mrhd_nb.core.files import (
     write_json_lines)
 from ..core.config import RunConfig, TrainingConfig, override
 from ..data.annotations import as_json
-from ..data.batches import Batch, MomentDataset, iterate, label_kind, open_split
+from ..data.batches import (
+    Batch, MomentDataset, describe_coverage, iterate, label_kind, open_split)
 from ..model.model import MomentModel
 from ..evaluation.metrics import evaluate
 from ..evaluation.ledger import record_run
@@ -245,6 +246,8 @@ def run_epochs(run:Run, progress:bool=True)->None:
                 bar.update()
             if training.ema_decay and training.ema_every == "epoch":
                 update_average(state.average, state.model, training.ema_decay)
+            if epoch == 1 and world.first and (said := describe_coverage(train_set)):
+                bar.write(said, file=sys.stderr)
             state.epoch, state.average.feedback_on = epoch, feedback
             line, state.rows, ends = epoch_line(state, feedback), [], epoch == training.epochs
 

@@ -121,7 +121,7 @@ class MomentDecoder(nn.Module):
             clips, position = (memory, clip_place, clip_mask), self.position(code)
             state, weight = layer(state, position, sine, *clips, maps=maps)
             found.append((self.norm(state), reference, weight))
-            if i+1 == len(self.layers): break                          # nobody reads ref_K
+            if i+1 == len(self.layers): break                          # ref_K is not used
             reference = (self.box(state)+inverse_sigmoid(inside)).sigmoid()
         states, references, weights = zip(*found)
         return torch.stack(states), torch.stack(references), torch.stack(weights) if maps else None

@@ -69,7 +69,7 @@ def make_expert(
 # %% ../../nbs/3_model/03_experts.ipynb #ed809450
 @dataclass(frozen=True)
 class TaskFeatures:
-    "What one task works on, and its factors"
+    "The features of one task, and their two factors"
     features:Tensor         # X_t (B, L, D)
     shared:Tensor|None=None # of the shared expert (B, L, D)
     task:Tensor|None=None   # of the task's expert (B, L, D)

@@ -39,7 +39,7 @@ class InputProjection(nn.Module):
 # %% ../../nbs/3_model/02_fusion.ipynb #d0000081
 @dataclass(frozen=True)
 class Taps:
-    "What the alignment losses read of both modalities (TR-DETR, multi-modal alignment)"
+    "The inputs of the alignment losses (TR-DETR, multi-modal alignment)"
     clips:Tensor      # (B, L, D)
     tokens:Tensor     # (B, T, D)
     clip_pool:Tensor  # (B, D)
@@ -54,7 +54,7 @@ def mean_rows(x:Tensor, mask:Tensor)->Tensor: # (B, L, D), (B, L) -> (B, D)
 
 def tap(clips:Tensor, tokens:Tensor, clip_mask:Tensor, token_mask:Tensor, *,
         over_padding:bool=False)->Taps: # the quirk `pooling_over_padding`
-    "Collect what the alignment losses read"
+    "Collect the inputs of the alignment losses"
     pools = mean_rows(clips, clip_mask), mean_rows(tokens, token_mask)
     if over_padding: pools = clips.mean(1), tokens.mean(1)
     return Taps(clips, tokens, *pools, clip_mask, token_mask)

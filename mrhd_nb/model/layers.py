@@ -61,7 +61,7 @@ def by_rows(
     x:Tensor,      # (..., D)
     size:int=2048, # rows at a time
 )->Tensor: # (..., E)
-    "Apply a map of rows; without gradients on a CPU, a part of the rows at a time"
+    "Apply a function row by row; without gradients on a CPU, to a part of the rows at a time"
     if torch.is_grad_enabled() or not eager_cpu(x): return function(x)
     parts = [function(rows) for rows in x.flatten(0, -2).split(size)]
     return torch.cat(parts).unflatten(0, x.shape[:-1])
@@ -121,13 +121,13 @@ class MultiHeadAttention(nn.Module):
         mask:Tensor,  # broadcasts to (B, H, Q, M), True where a query may look
         weights:bool=False,
     )->tuple[Tensor, Tensor|None]: # (B, Q, D), (B, Q, M)
-        "Attention among what is projected already"
+        "Attention with inputs that are projected already"
         dropout = self.dropout*self.training
         found, weight = attend(query, key, value, mask=mask, dropout=dropout, weights=weights)
         return self.out_proj(merge_heads(found)), weight
 
     def forward(self, query:Tensor, key:Tensor, value:Tensor, **options)->tuple:
-        "The same for rows that are not: (B, Q, D) and twice (B, M, D)"
+        "Project and attend: (B, Q, D) and twice (B, M, D) as for `read`"
         parts = *self.project(query, "q"), *self.project(key, "k"), *self.project(value, "v")
         return self.read(*parts, **options)
 

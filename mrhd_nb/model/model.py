@@ -23,7 +23,7 @@ from .decoder import LinearConvHead, MomentDecoder, MomentHead, SumHead
 # %% ../../nbs/3_model/06_model.ipynb #a3c673e0
 @dataclass(frozen=True, eq=False)
 class Maps:
-    "What figures show of the inside of a model"
+    "Intermediate results of a model, for figures"
     text_to_video:Tensor       # (fusion layers, B, L, T)
     decoder:Tensor             # (K, B, N, L)
     saliency_before:Tensor     # (B, L)
@@ -93,13 +93,13 @@ def widen(x:Tensor|None)->Tensor|None:
     return x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
 
 def in_float32(head:nn.Module, *inputs:Tensor|None)->Tensor|tuple[Tensor, ...]:
-    "What a head gives in float32, whatever the precision around it"
+    "The output of a head in float32, whatever the precision around it"
     with torch.autocast(inputs[0].device.type, enabled=False): return head(*map(widen, inputs))
 
 # %% ../../nbs/3_model/06_model.ipynb #d0000083
 @dataclass(frozen=True, eq=False)
 class Projected:
-    "What a pass reads"
+    "The inputs of a pass"
     clips:Tensor     # V (B, L, D)
     words:Words      # Q
     positions:Tensor # P (B or 1, L, D)

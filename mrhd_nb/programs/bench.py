@@ -209,7 +209,7 @@ def bench_evaluator(least:float=3.)->list[dict]: # seconds of each measurement; 
         reads = time_task(lambda: [json.loads(v) for p in files.values() for v in open(p)], least)
     return [{"queries": QUERIES, "seconds": scores, "json_seconds": reads, "times": scores/reads}]
 
-# %% ../../nbs/8_programs/05_bench.ipynb #62f12538
+# %% ../../nbs/8_programs/05_bench.ipynb #a82bdf08
 def bench_predict(least:float=2.)->list[dict]: # seconds of each measurement; a row per number
     "Sentences per second about a video whose features are kept, on one thread"
     predictor, draw, rows = Predictor.load(), rng(0, "bench", "predict"), []

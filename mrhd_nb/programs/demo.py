@@ -84,7 +84,7 @@ def drawing_jobs(out:Path)->list[Job]:
 HEADLINE = HEADLINES["qvhighlights"] # the seven numbers by which both papers compare systems
 
 def demo_submissions(out:Path)->dict[str, list[Path]]: # row of the table -> a file per seed
-    "What each row of the table is scored from; the constant answer needs no file"
+    "The submissions of each row of the table; the constant answer needs no file"
     rows, last = {}, "submission_last.jsonl"
     for preset in SYSTEMS:
         run, row = out/f"{preset}-0", f"{preset}, last epoch, mean of {1+len(SEEDS)} seeds"
@@ -97,7 +97,7 @@ def demo_submissions(out:Path)->dict[str, list[Path]]: # row of the table -> a f
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4453ccfb
 def demo_scores(out:Path)->dict[str, list[pd.DataFrame]]: # row -> per-query table of each seed
-    "What each query scores in each row"
+    "The score of each query in each row"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     truth = [as_json(record) for record in split_records(config, "test")]
     rows = demo_submissions(out) | {"best constant answer": [constant_submission(config)]}
@@ -119,8 +119,8 @@ def demo_table(
     return table, shown.assign(seconds=["" if v != v else f"{v:.0f}" for v in table.seconds])
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
-HALVES = ("± half of the 95 % interval over the reported queries (BCa, videos drawn again), for "
-          "the mean of seeds also over seeds; another seed moves the numbers of one run by more")
+HALVES = ("± half of the 95 % interval over the reported queries (BCa bootstrap over videos), for "
+          "the mean of seeds also over seeds; another seed changes the numbers of a run by more")
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>mrhd_nb: the demo</title><style>
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto}
@@ -158,7 +158,7 @@ def demo(
     figures:str|Path="",        # folder to which the figures are copied with their data
     report:Callable=print,      # gets one line per step
 )->pd.DataFrame: # the table
-    "Runs, scores, figures, table and report; what is finished is not repeated"
+    "Train, score, draw, and write table and report; finished steps are not repeated"
     experiment_config(SYSTEMS[0], "synthetic", 0, list(overrides)) # refuses a wrong name at once
     out = Path(out)
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):

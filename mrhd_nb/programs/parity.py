@@ -33,7 +33,7 @@ COEFFICIENTS = { # field of our `LossConfig`: key of the released configuration
 # %% ../../nbs/8_programs/06_parity.ipynb #775282d3
 @dataclass(frozen=True, eq=False)
 class Golden:
-    "What one golden file holds"
+    "The contents of one golden file"
     meta:dict[str, Any]           # `cfg` and what else the numbers depend on
     numbers:dict[str, np.ndarray] # key -> array
 
@@ -107,7 +107,7 @@ class Replica:
 
     @torch.no_grad()
     def outputs(self)->dict[str, Tensor]: # golden key -> numbers
-        "What the model says in evaluation mode"
+        "The outputs of the model in evaluation mode"
         p = self.model.eval()(self.batch, **self.options)
         named = {"pred_logits": p.final_logits, "pred_spans": p.final_spans,
                  "saliency_scores": p.saliency, "video_mask": p.clip_mask.float()}
@@ -174,7 +174,7 @@ PARTS = { # beginning of a key: part; other keys are not compared
 # %% ../../nbs/8_programs/06_parity.ipynb #459da93a
 @np.errstate(invalid="ignore")
 def number_error(golden:Golden, key:str, ours:dict[str, Any])->float: # of `replicate`
-    "How far one entry of a golden file is from ours, in the measure of its part"
+    "The error of one entry of a golden file, in the measure of its part"
     if key not in ours: return np.inf
     theirs, part = golden.numbers[key], PARTS[key.split("/")[0]]
     if isinstance(ours[key], set): # of names, or of coefficients by name
@@ -210,7 +210,7 @@ def check_golden(path:Path)->tuple[str, bool]: # what to say of the file; does i
     return f"{said}  {'FAIL '+', '.join(broken) if broken else 'pass'}", not broken
 
 # %% ../../nbs/8_programs/06_parity.ipynb #b2c056d0
-def parity(folder:str|Path)->Iterator[tuple[str, bool]]: # lines, and whether each is good news
+def parity(folder:str|Path)->Iterator[tuple[str, bool]]: # lines, and whether each is a success
     "One line per file with the largest error of each part; the last counts files and failures"
     paths, failed = sorted(Path(folder).glob("*.npz")), 0
     for path in paths:

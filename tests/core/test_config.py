@@ -36,7 +36,7 @@ def test_every_run_comes_back_from_json(preset, data):
     for fidelity in ("corrected", "released"):
         config = run_config(preset, data, seed=3, fidelity=fidelity)
         assert parse_config(json.loads(json.dumps(to_dict(config)))) == config
-        assert config.model.video_dim == config.data.video_dim and config.data.first_window == (fidelity == "released")
+        assert config.model.video_dim == config.data.video_dim and config.data.first_window == config.data.floored_windows == (fidelity == "released")
 
 
 @pytest.mark.parametrize("text, words", [("width", ("'width'", "NAME=VALUE")), ("=3", ("NAME=VALUE",)), ("a=1,,b=2", ("NAME=VALUE",))])

@@ -30,7 +30,7 @@ ANNOTATIONS = { # file below shared/, data set, records, videos
     "features/charades_video/annotations.jsonl": ("charades", 2, 1),
     "features/qvhighlights_sample/annotations.jsonl": ("qvhighlights", 1, 1),
 }
-OTHER_DATA_SETS = {"reference/annotations/soccer_gmr/soccer_gmr_test.jsonl"} # queries without a moment are none of the four
+OTHER_DATA_SETS = {"reference/annotations/soccer_gmr/soccer_gmr_test.jsonl"} # in the form of QVHighlights, with other fields in between
 TVSUM_DOMAINS = {"VT", "VU", "GA", "MS", "PK", "PR", "FM", "BK", "BT", "DS"}
 
 
@@ -90,7 +90,7 @@ GOOD = {"qid": 7, "query": "a dog catches a red disc", "duration": 24, "vid": "p
     ({"relevant_windows": []}, "'relevant_windows': empty"), ({"relevant_windows": 3}, "'relevant_windows': 3"), ({"relevant_windows": [[10, 4]]}, "[0]': ends at 4 s, before it starts at 10 s"),
     ({"relevant_windows": [[4]]}, "[0]': 1 entries where 2"), ({"relevant_windows": [[-1, 2]]}, "[0]': -1"), ({"relevant_windows": [[0, "2"]]}, "[0]': '2'"),
     ({"relevant_windows": None}, "'relevant_windows': missing"), ({"relevant_clip_ids": None}, "'relevant_clip_ids': missing"),
-    ({"relevant_clip_ids": [2, 3, 4, 8, 8]}, "twice"), ({"relevant_clip_ids": [2, 3, 4, 8, 9.0]}, "[4]': 9.0"), ({"relevant_clip_ids": [2]}, "'saliency_scores': 5 entries where 1"),
+    ({"relevant_clip_ids": [2, 3, 4, 8, 8]}, "twice"), ({"relevant_clip_ids": [2, 3, 4, 8, 9.0]}, "[4]': 9.0"), ({"relevant_clip_ids": [2]}, "'saliency_scores': 5 entries where 1"), ({"relevant_clip_ids": [], "saliency_scores": []}, "'relevant_clip_ids': empty"),
     ({"saliency_scores": [[1, 2]]*5}, "[0]': 2 entries where 3"), ({"saliency_scores": [[1, 2, 3]]*4+[[1, 2, 5]]}, "[4]': 5"), ({"saliency_scores": [[1, 2, True]]*5}, "[0]': True"),
     ({"label": [[1]]}, "'label': qvhighlights has none")])
 def test_a_wrong_field_is_named(tmp_path, change, said):
@@ -150,6 +150,17 @@ def test_qvhighlights_facts(shared):
         for r in records:
             assert type(r.qid) is int and r.duration % 2 == 0 and all(s % 2 == e % 2 == 0 and e <= r.duration for s, e in r.windows)
             assert list(r.clip_ids) == sorted({i for s, e in r.windows for i in range(s//2, e//2)})
+
+
+def test_queries_without_a_moment_are_read_like_any_other(shared, tmp_path):
+    records = read(shared/"reference/annotations/soccer_gmr/soccer_gmr_test.jsonl", "qvhighlights")
+    assert (len(records), sum(r.windows == () for r in records)) == (1036, 492)
+    write_annotations(tmp_path/"again.jsonl", records)
+    assert [r.windows for r in read_annotations(tmp_path/"again.jsonl")] == [r.windows for r in records]
+    data = replace(data_config("qvhighlights"), max_clips=None)
+    for r in records:
+        l = label(r, math.ceil(r.duration/2), data, generator(0, "test"))
+        assert len(l.spans) == min(5, len(r.windows)) and l.relevant.any() == bool(r.windows) == bool(len(l.positive)) and torch.equal(l.saliency > 0, l.relevant)
 
 
 def test_charades_facts(shared):
@@ -273,10 +284,9 @@ def test_every_charades_query(shared, monkeypatch):
             np.testing.assert_allclose(np.linalg.norm(tokens, axis=1), 1, atol=1e-4)
             (c, w), = targets.spans[b].tolist()
             np.testing.assert_allclose([(c-w/2)*n, (c+w/2)*n], [start, end], atol=1e-4)
-            last = max(0, min(math.floor(end), n)-1)
-            on = range(min(math.floor(start), last), last+1)
+            on = range(math.floor(start), math.ceil(end))
             assert targets.saliency[b, :n].nonzero().flatten().tolist() == list(on) and targets.saliency[b].sum() == len(on)
-            assert targets.relevant[b].nonzero().flatten().tolist() == list(range(math.floor(start), math.ceil(end)))
+            assert targets.relevant[b].nonzero().flatten().tolist() == list(on)
             positive, negative = targets.positive[b].tolist(), targets.negative[b].tolist()
             assert set(positive) <= set(on) and len(set(positive)) == min(2, len(on))
             if n-len(on) > 1: assert not set(negative) & set(on) and len(set(negative)) == 2 and max(negative) < n

@@ -6,6 +6,8 @@ import pytest, torch
 from mrhd_nb.data.annotations import Record, as_json, write_annotations
 from mrhd_nb.data.batches import MomentDataset, iterate, label, open_split, span_labels
 from mrhd_nb.learning.checkpoints import load_model, save_model
+from mrhd_nb.learning.losses import compute_losses
+from mrhd_nb.learning.parallel import take_share
 from mrhd_nb.core.presets import PRESETS, data_config, run_config
 from mrhd_nb.core.config import DataConfig, StreamConfig, override, read_config
 from mrhd_nb.core.files import InputError, generator
@@ -70,18 +72,67 @@ def test_spans_stay_inside_and_windows_come_back():
         np.testing.assert_allclose(se*clips*step, kept or np.empty((0, 2)), atol=2e-5)
 
 
-def test_labels_of_windows_are_those_of_a_plain_reading():
+@pytest.mark.parametrize("floored", [False, True])
+def test_labels_of_windows_are_those_of_a_plain_reading(floored):
     draw, g = np.random.default_rng(1), generator(0, "example")
     for _ in range(500):
         clips, step = int(draw.integers(1, 40)), float(draw.choice([2, 1, .5, 1/6]))
         windows = np.sort(draw.uniform(0, 1.2*clips*step, (int(draw.integers(1, 4)), 2)), 1).tolist()
-        labels = label(Record(1, "q", 1, "v", windows, dataset="charades"), clips, replace(EXAMPLE, clip_length=step), g)
+        windows = [(start, start) if draw.random() < .1 else (start, end) for start, end in windows]
+        data = replace(EXAMPLE, clip_length=step, floored_windows=floored)
+        labels = label(Record(1, "q", 1, "v", windows, dataset="charades"), clips, data, g)
         on, touched = set(), set()
         for start, end in windows:
             last = max(0, min(int(end//step), clips)-1)
             on |= set(range(last if start//step > last else int(start//step), last+1))
             touched |= {i for i in range(clips) if math.floor(start/step) <= i < math.ceil(end/step)}
-        assert set(np.flatnonzero(labels.saliency)) == on and set(np.flatnonzero(labels.relevant)) == touched
+        assert set(np.flatnonzero(labels.saliency)) == (on if floored else touched) and set(np.flatnonzero(labels.relevant)) == touched
+        assert len(labels.positive) == len(labels.negative) == (2 if floored or touched else 0)
+        assert floored or bool(touched) == bool(len(labels.spans))
+
+
+@pytest.mark.parametrize("window, length, most, ours, released", [ # on a video of 60 s, or of 300 s where `max_clips` cuts it
+    ((10.2, 10.8), 2, None, [5], [4]), ((10.2, 11.9), 2, None, [5], [4]), ((10.2, 10.8), 1, None, [10], [9]), ((10.2, 10.8), .5, None, [20, 21], [20]),
+    ((10, 10), 2, None, [5], [4]), ((11, 11), 2, None, [5], [4]), ((60, 60), 2, None, [29], [29]), ((0, 0), 2, None, [0], [0]), ((.5, .6), 2, None, [0], [0]),
+    ((27, 28), 2, None, [13], [13]), ((26, 27), 2, None, [13], [12]), ((3., 5.), 2, None, [1, 2], [1]), ((3.9, 4.1), 2, None, [1, 2], [1]), ((4, 8), 2, None, [2, 3], [2, 3]),
+    ((149, 160), 2, 75, [74], [74]), ((150, 160), 2, 75, [], [74]), ((200, 210), 2, 75, [], [74]), ((200, 210), 1, 75, [], [74]), ((58.2, 59), 2, 29, [], [28])])
+def test_short_and_lost_windows(window, length, most, ours, released):
+    "The clips that are touched, where the releases label the clip before, or the last"
+    duration = 300 if most == 75 else 60
+    clips = min(math.ceil(duration/length), most or 1000)
+    record = Record(1, "q", duration, "v", (window,), dataset="charades")
+    for floored, expected in ((False, ours), (True, released)):
+        labels = label(record, clips, replace(EXAMPLE, clip_length=float(length), floored_windows=floored), generator(0, "edge"))
+        assert labels.saliency.nonzero().flatten().tolist() == expected
+        if not floored: assert labels.relevant.nonzero().flatten().tolist() == expected and len(labels.spans) == bool(expected)
+        assert len(labels.positive) == len(labels.negative) == (2 if expected else 0) and set(labels.positive.tolist()) <= set(expected)
+
+
+def moment_task(inside, **options):
+    "40 videos of 12 clips of 2 s, one of them marked; the window of their queries is a part of that clip"
+    draw, data = np.random.default_rng(0), replace(EXAMPLE, streams=(StreamConfig("clip", (), 8),), text=StreamConfig("words", (), 6), max_clips=None, round_to=None, **options)
+    mark, rows, marked = 3*draw.standard_normal(8), {}, draw.integers(1, 11, 40).tolist()
+    for i, clip in enumerate(marked):
+        rows[f"v{i}"] = [draw.standard_normal((12, 8))]
+        rows[f"v{i}"][0][clip] += mark
+    windows = [tuple(2*(clip+part) for part in inside) for clip in marked]
+    records = [Record(i, "q", 24, f"v{i}", (window,), dataset="charades") for i, window in enumerate(windows)]
+    return MomentDataset(records, MemoryFeatures(rows, {i: draw.standard_normal((3, 6)) for i in range(40)}, data), data), marked
+
+
+@pytest.mark.parametrize("inside, options, least, most", [
+    ((.2, .8), {}, 38, 40), ((.5, .5), {}, 38, 40), ((0, 1), {"floored_windows": True}, 38, 40), ((.2, .8), {"floored_windows": True}, 0, 4)],
+    ids=["a part of a clip", "without length", "whole, as released", "a part, as released"])
+def test_moments_shorter_than_a_clip_are_learned(inside, options, least, most):
+    "In how many videos the marked clip has the highest score: with the released labels it is the clip before"
+    samples, marked = moment_task(inside, **options)
+    quick = {"model.negative_pairs": False, "model.dropout": 0., "model.input_dropout": 0., "model.encoder_layers": 1, "model.fusion_layers": 1, "model.decoder_layers": 1, "training.lr": 5e-3, "training.clip_norm": 1.}
+    config = run_config("taskweave_mr2hd", samples.data, overrides=TINY | quick)
+    state = State(config)
+    for epoch in range(20):
+        for batch in iterate(samples, 20, shuffle=True, generator=generator(epoch, "planted")): train_step(state, batch, config.training, feedback=False)
+    found = [int(np.argmax(line["pred_saliency_scores"])) for line in predict_dataset(state.model, samples)]
+    assert least <= sum(map(int.__eq__, found, marked)) <= most
 
 
 @pytest.mark.parametrize("windows, clips, duration, step, seconds", [
@@ -102,6 +153,80 @@ def test_labels_at_the_edges_of_real_data(windows, clips, duration, step, second
     labels = label(Record(1, "q", duration, "v", tuple(windows), *rated, dataset=form), clips, data, generator(0, "edge"))
     assert [tuple(round(v*clips*step, 2) for v in (c-w/2, c+w/2)) for c, w in labels.spans.tolist()] == seconds
     assert len(labels.saliency) == clips and max(*labels.positive, *labels.negative) < clips
+
+
+# Queries without a moment, and moments that are not read
+
+def without(samples, qids, window=None):
+    "The same data, where some queries have no moment, or only one that is not read"
+    lost = {"windows": () if window is None else (window,), "clip_ids": None, "saliency": None}
+    return MomentDataset([replace(r, **lost) if r.qid in qids else r for r in samples.records], samples.source, samples.data)
+
+
+@presets
+@pytest.mark.parametrize("window", [None, (100., 104.)], ids=["no moment", "not read"])
+@pytest.mark.parametrize("scores", [True, False], ids=["scores", "windows alone"])
+def test_queries_without_a_moment_are_negatives(preset, window, scores):
+    "They have no pairs and no gradient of margin and rank; every moment query learns that it is background"
+    samples = without(dataset(HEARD, AUDIO_ROWS, scores=scores), (1, 3), window)
+    batch, config = next(iterate(samples, 5)), run_config(preset, HEARD, overrides=TINY)
+    targets = batch.targets
+    assert targets.paired.tolist() == [True, False, True, False, True] and targets.has_moments
+    assert not targets.saliency[[1, 3]].any() and not targets.relevant[[1, 3]].any() and not len(targets.spans[1]) and not len(targets.spans[3])
+    model = State(config).model
+    p = model(batch, feedback=True)
+    leaves = {name: getattr(p, name).detach().requires_grad_() for name in ("saliency", "logits")}
+    terms = compute_losses(replace(p, **leaves), targets, config.training.losses, config.model.quirks)
+    (terms.margin+terms.rank+terms.label.sum()).backward()
+    assert not leaves["saliency"].grad[[1, 3]].any() and (leaves["saliency"].grad[[0, 2]].abs().sum(1) > 0).all()
+    assert (leaves["logits"].grad[:, [1, 3], :, 0] > 0).all()          # every foreground score falls
+    one_step(config, samples)
+
+
+@presets
+def test_batches_in_which_nothing_has_a_moment_have_finite_losses(preset):
+    samples = without(dataset(HEARD, AUDIO_ROWS), range(5))
+    assert next(iterate(samples, 5)).targets.positive.shape == (5, 0)
+    config = run_config(preset, HEARD, overrides=TINY)
+    state = State(config)
+    terms = train_step(state, next(iterate(samples, 5)), config.training, feedback=True)
+    assert terms["margin"] == terms["rank"] == terms["span"] == terms["giou"] == terms.get("video_alignment", 0) == 0 and terms["label"] > 0
+    assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@presets
+def test_shares_add_up_where_samples_have_no_moment(preset, count):
+    samples = without(dataset(HEARD, AUDIO_ROWS), (0, 3))
+    changes = {"model.negative_pairs": True, "model.dropout": 0., "model.input_dropout": 0., "training.losses.video_alignment": 0.}
+    config, batch = run_config(preset, HEARD, overrides=TINY | changes), next(iterate(samples, 5))
+    model = State(config).model.eval()
+    terms = lambda b, *share: compute_losses(model(b, feedback=False, negatives=True), b.targets, config.training.losses, config.model.quirks, *share).asdict()
+    whole, parts = terms(batch), [terms(*take_share(batch, rank, count)) for rank in range(count)]
+    for name, value in whole.items(): assert math.isclose(sum(part[name] for part in parts), value, rel_tol=1e-4, abs_tol=1e-5), name
+
+
+def test_training_says_once_what_is_not_read(tmp_path, capsys):
+    "Two of seven moments lie in the half of the videos that `max_clips` does not read; the eighth query has none"
+    write_features(tmp_path, [(2, 6)]*5+[(30, 36), (24, 28), None])
+    config = run_config("taskweave_mr2hd", str(tmp_path/"data.json"), overrides=TINY)
+    train(config, tmp_path/"run", progress=False)
+    said = [line for line in capsys.readouterr().err.splitlines() if "no moment" in line]
+    assert said == ["2 of 7 queries have no moment that is read: they teach no highlight; the features cover 50% of the duration"]
+    train(run_config("taskweave_mr2hd", str(tmp_path/"data.json"), overrides=TINY | {"data.max_clips": 20}), tmp_path/"all", progress=False)
+    assert "no moment" not in capsys.readouterr().err
+
+
+def write_features(folder, windows):
+    "A data set of one video of 40 s a query, of which 20 s are read"
+    draw, lines = np.random.default_rng(0), []
+    for i, window in enumerate(windows):
+        np.save(folder/f"v{i}.npy", draw.standard_normal((20, 5)))
+        lines.append({"qid": i, "query": f"number {i}", "duration": 40, "vid": f"v{i}", "relevant_windows": [window] if window else []})
+    for split in ("train", "val"): (folder/f"{split}.jsonl").write_text("".join(json.dumps(line)+"\n" for line in lines))
+    text = {"name": "words", "files": [], "dim": 6}
+    (folder/"data.json").write_text(json.dumps({"name": "late", "dataset": "charades", "train": "train.jsonl", "val": "val.jsonl", "max_clips": 10, "round_to": None,
+                                                "streams": [{"name": "clip", "files": ["{vid}.npy"], "dim": 5}], "text": text}))
 
 
 # Audio
