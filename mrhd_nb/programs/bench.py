@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNIT', 'VIDEOS', 'QUERIES', 'BATCH', 'time_task', 'count_flops', 'Work', 'paper_work', 'make_task', 'time_work',
-           'bench_table', 'write_feature_files', 'read_feature_files', 'bench_loader', 'bench_evaluator', 'hardware',
-           'bench', 'bench_text']
+           'bench_table', 'write_feature_files', 'read_feature_files', 'bench_loader', 'bench_evaluator',
+           'bench_predict', 'hardware', 'bench', 'bench_text']
 
 # %% ../../nbs/8_programs/05_bench.ipynb #0ba1720e
 import json, os, statistics, tempfile, time, torch
@@ -27,8 +27,10 @@ from ..data.annotations import Record, as_json, write_annotations
 from ..data.batches import MomentDataset, iterate, planted_batch
 from ..data.features import normalise_rows, tef
 from ..data.store import PackedStore, pack
+from ..data.synthetic import sentence
 from ..evaluation.metrics import evaluate
 from ..evaluation.statistics import random_answers
+from ..inference.predictor import Predictor
 from ..learning.parallel import check_device
 from ..learning.runs import cpu_name, versions
 from ..learning.training import State, train_step
@@ -207,6 +209,18 @@ def bench_evaluator(least:float=3.)->list[dict]: # seconds of each measurement; 
         reads = time_task(lambda: [json.loads(v) for p in files.values() for v in open(p)], least)
     return [{"queries": QUERIES, "seconds": scores, "json_seconds": reads, "times": scores/reads}]
 
+# %% ../../nbs/8_programs/05_bench.ipynb #a82bdf08
+def bench_predict(least:float=2.)->list[dict]: # seconds of each measurement; a row per number
+    "Sentences per second about a video whose features are kept, on one thread"
+    predictor, draw, rows = Predictor.load(), rng(0, "bench", "predict"), []
+    asked = [sentence(draw) for _ in range(100)]
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(path := Path(folder, "video.npz"), features=draw.standard_normal((75, 64)))
+        for n in (1, 10, 100):
+            seconds = time_task(lambda: predictor.predict_many(path, queries=asked[:n]), least)
+            rows.append({"sentences": n, "seconds": seconds, "queries_per_s": n/seconds})
+    return rows
+
 # %% ../../nbs/8_programs/05_bench.ipynb #cea27f92
 def hardware(device:str="cpu")->dict[str, Any]:
     "The machine and the versions with which numbers were measured"
@@ -215,18 +229,19 @@ def hardware(device:str="cpu")->dict[str, Any]:
 
 # %% ../../nbs/8_programs/05_bench.ipynb #1b1d9a00
 def bench(
-    only:str="",      # model, loader or evaluator; empty for all
+    only:str="",      # model, loader, evaluator or predict; empty for all
     device:str="cpu", # of the model; on a GPU the other parts are left out
 )->dict[str, Any]: # what B.json holds; a part that was not measured has no rows
-    "Measure the model, the loader and the evaluator on one thread"
+    "Measure the model, the loader, the evaluator and the predictor on one thread"
     check_device(device)
     parts = {"model": lambda: time_work(paper_work(), device=device),
              "loader": lambda: {"loader": bench_loader()},
-             "evaluator": lambda: {"evaluator": bench_evaluator()}}
+             "evaluator": lambda: {"evaluator": bench_evaluator()},
+             "predict": lambda: {"predict": bench_predict()}}
     if only not in ("", *parts): raise InputError(f"bench '{only}': unknown; {', '.join(parts)}")
     result = {"unit_s": None, "hardware": hardware(device), "rows": [], "loader": []}
     for part in [only] if only else parts if device == "cpu" else ["model"]: result |= parts[part]()
-    return {"evaluator": []} | result
+    return {"evaluator": [], "predict": []} | result
 
 # %% ../../nbs/8_programs/05_bench.ipynb #abe77f13
 def bench_text(result:dict[str, Any])->str: # of `bench`; a table for each part
@@ -234,6 +249,7 @@ def bench_text(result:dict[str, Any])->str: # of `bench`; a table for each part
     lines = [", ".join(f"{name} {value}" for name, value in result["hardware"].items())]
     if result["rows"]: lines.append(f"unit: {1000*result['unit_s']:.3g} ms")
     tables = [bench_table(result)] if result["rows"] else []
-    tables += [pd.DataFrame(result[part]) for part in ("loader", "evaluator") if result[part]]
+    parts = "loader", "evaluator", "predict"
+    tables += [pd.DataFrame(result[part]) for part in parts if result[part]]
     shown = {"index": False, "float_format": "{:.4g}".format, "na_rep": ""}
     return "\n\n".join(lines+[table.to_string(**shown) for table in tables])
