@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BARS', 'SET', 'DEVICE', 'DATA', 'COMMANDS', 'Parser', 'answer', 'train_command', 'evaluate_command',
-           'notebooks_command', 'example_input', 'describe_answer', 'predict_command', 'parity_command',
-           'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command', 'pack_command',
-           'doctor_command', 'add_option', 'command_line', 'main']
+           'notebooks_command', 'example_input', 'describe_answer', 'predict_command', 'report_command',
+           'parity_command', 'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command',
+           'pack_command', 'doctor_command', 'add_option', 'command_line', 'main']
 
 # %% ../../nbs/8_programs/07_cli.ipynb #e9ccf44f
 import argparse, json, os, shutil, sys
@@ -155,6 +155,13 @@ def predict_command(args:Namespace)->None:
     found = predictor.predict(streams, tokens, query=query) | true
     print(json.dumps(found) if args.json else describe_answer(found))
 
+# %% ../../nbs/8_programs/07_cli.ipynb #eea97a9b
+def report_command(args:Namespace)->None:
+    "Write a run's results, figures and answers as one HTML page"
+    from mrhd_nb.programs.report import report
+    path = report(args.run, args.out, args.video)
+    print(f"report: {path} ({path.stat().st_size/2**20:.1f} MB)")
+
 # %% ../../nbs/8_programs/07_cli.ipynb #79696f36
 _print = partial(print, flush=True)
 
@@ -294,6 +301,10 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
 
 # %% ../../nbs/8_programs/07_cli.ipynb #a58e7d20
 COMMANDS |= {
+    "report": (report_command, "write a run as one HTML page", [
+        ("run", "RUN", None, "folder of a finished run"),
+        ("--out", "R.html", "", "the page (RUN/report.html)"),
+        ("--video", "V", "", "a video, or a folder of videos, to show beside the answers")]),
     "pack": (pack_command, "turn feature folders into one packed store", [
         ("source", "SOURCE", "", DATA), ("--out", "STORE", None, "folder of the store"),
         ("--dtype", "T", "float32", "of its rows, or float16 (rounds by up to 2^-11 of a value)"),
