@@ -222,14 +222,14 @@ function render({model, el}) {
     const list = (label, options, value, change) => make("label", {}, label, make("select", {"aria-label": label, change: event => change(event.target.value)},
       ...options.map(([name, text]) => make("option", {value: name, selected: name === value}, text))));
     const pick = (at, name) => set("picked", (at ? [picked[0], name] : [name, picked[1]]).filter((one, i, both) => one && both.indexOf(one) === i));
-    const names = runs.map(name => [name, name]), typed = make("input", {type: "text", "aria-label": "sentence", placeholder: "another sentence"});
+    const names = runs.map(name => [name, name]), ask = () => set("sentence", typed.value.trim());
+    const typed = make("input", {type: "text", "aria-label": "sentence", placeholder: "another sentence", keydown: event => event.key === "Enter" && ask()});
     typed.value = model.get("sentence") ?? "";
-    const ask = event => { event.preventDefault(); set("sentence", typed.value.trim()); };
-    bar.replaceChildren(make("form", {class: "bar", submit: ask},
+    bar.replaceChildren(make("div", {class: "bar"}, // no form: in JupyterLab its submit event does not arrive
       runs.length > 1 ? list("run", names, picked[0], name => pick(0, name)) : undefined,
       runs.length > 1 ? list("beside", [["", "—"], ...names], picked[1] ?? "", name => pick(1, name)) : undefined,
       all.length ? list("record", all.map(({qid, label}) => [qid, label]), model.get("chosen"), choose) : undefined,
-      make("label", {class: "wide"}, "sentence", typed), make("button", {type: "submit"}, "Ask")));
+      make("label", {class: "wide"}, "sentence", typed), make("button", {type: "button", click: ask}, "Ask")));
   }
   (whole ? root.ownerDocument : root).addEventListener("keydown", press);
   for (const name of ["shown", "videos"]) model.on(`change:${name}`, draw);

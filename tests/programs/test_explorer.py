@@ -26,7 +26,7 @@ def lab(tmp_path_factory, root, film):
         port = free.getsockname()[1]
     own = {name: str(tmp_path_factory.mktemp("own")) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", f"--ServerApp.root_dir={folder}",
-               "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+               "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with open(folder/"log", "w") as log: server = subprocess.Popen(command, cwd=folder, env=os.environ | own | {"PYTHONPATH": str(root)}, stdout=log, stderr=log)
     try:
         for _ in range(300):
@@ -68,9 +68,12 @@ def test_draws_jumps_asks_and_steps(lab, browser):
     widget.get_by_label("sentence").fill("a dog opens the door")
     page.keyboard.press("Enter")
     widget.get_by_text("“a dog opens the door”").wait_for(timeout=20_000)
-    widget.get_by_label("sentence").fill("4 ,,")
+    widget.get_by_label("sentence").fill("a cat sleeps")
+    widget.get_by_role("button", name="Ask", exact=True).click()
+    widget.get_by_text("“a cat sleeps”").wait_for(timeout=20_000)
+    if place: page.screenshot(path=f"{place}/lab-asked.png")
     widget.get_by_label("record").select_option(index=3)
-    page.wait_for_function("document.querySelector('.mrhd .query').textContent.indexOf('dog opens the door') < 0")
+    page.wait_for_function("document.querySelector('.mrhd .query').textContent.indexOf('a cat sleeps') < 0")
     widget.get_by_label("beside").select_option("")
     page.wait_for_function("document.querySelectorAll('.mrhd .legend span').length == 2")
     if place: page.screenshot(path=f"{place}/lab-record.png")
