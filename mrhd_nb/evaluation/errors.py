@@ -105,7 +105,7 @@ def extremes(
     count:int=3, # of worst and of best queries
 )->pd.Series: # qid -> points lost: the worst queries, then the best
     "The queries that lose most and least against their annotators, mean over the tasks"
-    columns = [m for m in MEASURES.values() if m in table]
+    columns = [m for m in (*MEASURES.values(), "mAP") if m in table]
     lost = (perfect[columns].to_numpy()-table[columns].to_numpy()).mean(1)
     loss = pd.Series(lost, table.qid.to_numpy(), name="loss")
     worst = loss.sort_values(ascending=False, kind="stable")[:count]

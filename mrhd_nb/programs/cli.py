@@ -6,9 +6,9 @@
 __all__ = ['BARS', 'PLAIN', 'WIDEST', 'SET', 'DEVICE', 'DATA', 'RULES', 'PROTOCOL', 'STYLE', 'COLUMNS', 'LEDGER', 'COMMANDS',
            'EXAMPLES', 'Parser', 'answer', 'show_plain', 'how_to_resume', 'train_command', 'sign_files', 'result_table',
            'evaluate_command', 'compare_command', 'leaderboard_command', 'notebooks_command', 'example_input',
-           'describe_answer', 'predict_command', 'calibrate_command', 'parity_command', 'sweep_command', 'demo_command',
-           'bench_command', 'download_command', 'convert_command', 'pack_command', 'doctor_command', 'import_command',
-           'export_command', 'add_option', 'command_line', 'main']
+           'describe_answer', 'predict_command', 'calibrate_command', 'report_command', 'parity_command',
+           'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command', 'pack_command',
+           'doctor_command', 'import_command', 'export_command', 'add_option', 'command_line', 'main']
 
 # %% ../../nbs/8_programs/07_cli.ipynb #e9ccf44f
 import argparse, codecs, json, os, shlex, shutil, sys
@@ -295,6 +295,13 @@ def calibrate_command(args:Namespace)->None:
     print(f"{path}: {card['queries']} queries on {card['videos']} videos of {card['data']}, "
           f"{card['split']}")
 
+# %% ../../nbs/8_programs/07_cli.ipynb #eea97a9b
+def report_command(args:Namespace)->None:
+    "Write a run's results, figures and answers as one HTML page"
+    from mrhd_nb.programs.report import report
+    path = report(args.run, args.out, args.video)
+    print(f"report: {path} ({path.stat().st_size/2**20:.1f} MB)")
+
 # %% ../../nbs/8_programs/07_cli.ipynb #79696f36
 _print = partial(print, flush=True)
 
@@ -475,6 +482,10 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
 
 # %% ../../nbs/8_programs/07_cli.ipynb #a58e7d20
 COMMANDS |= {
+    "report": (report_command, "write a run as one HTML page", [
+        ("run", "RUN", None, "folder of a finished run"),
+        ("--out", "R.html", "", "the page (RUN/report.html)"),
+        ("--video", "V", "", "a video, or a folder of videos, to show beside the answers")]),
     "pack": (pack_command, "turn feature folders into one packed store", [
         ("source", "SOURCE", "", DATA), ("--out", "STORE", None, "folder of the store"),
         ("--dtype", "T", "float32", "of its rows, or float16 (rounds by up to 2^-11 of a value)"),
