@@ -34,6 +34,7 @@ HEADLINES = {
 } # data set or protocol -> name in papers -> metric
 LENGTHS = {f"{length} mAP": f"MR-{length}-mAP" for length in ("short", "middle", "long")}
 
+# %% ../../nbs/4_evaluation/09_leaderboard.ipynb #76184f6b
 def chosen_columns(rules:str, columns:str="", known:Sequence[str]=())->dict[str, str]:
     "Columns of a table by a list such as \"mAP,HIT@1\"; empty: the headline metrics"
     names = {metric: metric for metric in known} | HEADLINES[rules]
@@ -158,6 +159,7 @@ def published_rows(annotations:Source)->tuple[str, dict[str, dict[str, Any]]]:
     _, entry = known_split(annotations)
     return entry.get("split", ""), entry.get("rows", {})
 
+# %% ../../nbs/4_evaluation/09_leaderboard.ipynb #eb90a95a
 def reproduced(
     rows:pd.DataFrame,                         # of `standings`
     published:Mapping[str, Mapping[str, Any]], # of `published_rows`
@@ -180,6 +182,7 @@ def reproduced(
                           nearest.idxmax()))
     return pd.DataFrame(found, columns="row task system numbers equal apart metric".split())
 
+# %% ../../nbs/4_evaluation/09_leaderboard.ipynb #72a8e871
 def published_table(
     published:Mapping[str, Mapping[str, Any]], names:Sequence[str], # of `published_rows`; columns
 )->pd.DataFrame: # of texts, as of `show`

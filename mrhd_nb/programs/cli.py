@@ -104,12 +104,13 @@ def sign_files(args:Namespace, submission:str)->str: # args: annotations, datase
     about = file_origin(submission) | {"name": Path(path).stem, "looks": count_looks(path)}
     return signature(truth.values, args.dataset if official else args.protocol, **about)
 
+# %% ../../nbs/8_programs/07_cli.ipynb #5a6a59d9
 def result_table(args:Namespace, metrics:dict, name:str)->str:
     "One result as a table of one row, with intervals if they are there"
     import pandas as pd
     from mrhd_nb.evaluation.leaderboard import chosen_columns, show
     from mrhd_nb.evaluation.signatures import read_signature
-    from mrhd_nb.evaluation.tables import render
+    from mrhd_nb.evaluation.tables import typeset
     values = metrics["brief"] | metrics.get("extra", {})
     rules = read_signature(metrics["signature"], name)["rules"]
     names = chosen_columns(rules, args.columns, list(values))
@@ -118,8 +119,9 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
     rows = rows.rename_axis("metric").reset_index().assign(system=name)
     meaning = "± half of the 95 % interval over videos (BCa)"*args.intervals
     table = show(rows, names, digits=5 if rules in ("tvsum", "youtube") else 2)
-    return render(table, args.format, notes=[meaning, metrics["signature"]])
+    return typeset(table, args.format, notes=[meaning, metrics["signature"]])
 
+# %% ../../nbs/8_programs/07_cli.ipynb #597941e0
 def evaluate_command(args:Namespace)->None:
     "Score a submission, or a run"
     from mrhd_nb.evaluation.metrics import evaluate, per_query
@@ -161,7 +163,7 @@ def compare_command(args:Namespace)->None:
     "Put two results side by side, if their signatures say that they can be compared"
     import pandas as pd
     from mrhd_nb.evaluation.signatures import join_signatures, read_signature, unlike
-    from mrhd_nb.evaluation.tables import render
+    from mrhd_nb.evaluation.tables import typeset
     fields, lines, briefs = [], [], []
     for path in (args.first, args.second):
         found = read_json(path)
@@ -178,15 +180,16 @@ def compare_command(args:Namespace)->None:
     change = [f"{d:+.{digits}f}" if d == d else "" for d in table.B-table.A] # NaN: null in one
     files = [f"{mark}: {path}" for mark, path in zip("AB", (args.first, args.second))]
     notes = [*files, join_signatures(lines)]
-    print(render(table.assign(**{"B - A": change}), args.format, notes=notes, digits=digits))
+    print(typeset(table.assign(**{"B - A": change}), args.format, notes=notes, digits=digits))
 
+# %% ../../nbs/8_programs/07_cli.ipynb #3b31fe75
 def leaderboard_command(args:Namespace)->None:
     "Compare submissions: intervals, the best in bold, a dagger where one differs from it"
     import pandas as pd
     from mrhd_nb.evaluation import leaderboard as board
     from mrhd_nb.evaluation.metrics import score_columns
     from mrhd_nb.evaluation.signatures import join_signatures
-    from mrhd_nb.evaluation.tables import add_daggers, render
+    from mrhd_nb.evaluation.tables import add_daggers, typeset
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
     systems, official = board.named_systems(args.submission), args.protocol == "official"
     scored = board.score_systems(systems, args.annotations, args.dataset, args.protocol)
@@ -208,7 +211,7 @@ def leaderboard_command(args:Namespace)->None:
         notes.append("second part: as published, not scored here; ± is the deviation over runs")
     best = list(names) if len(table) > 1 else []
     notes.append(join_signatures(lines))
-    print(render(table, args.format, best=best, blocks=blocks, notes=notes))
+    print(typeset(table, args.format, best=best, blocks=blocks, notes=notes))
 
 # %% ../../nbs/8_programs/07_cli.ipynb #08a82f05
 def notebooks_command(args:Namespace)->None:
@@ -418,6 +421,8 @@ PROTOCOL = "--protocol", "P", "official", "that of the data set, or gmr or multi
 STYLE = "--format", "F", "text", "of the table: text, markdown or latex"
 COLUMNS = "--columns", "LIST", "", "of the table, such as mAP,HIT@1 (the headline metrics)"
 LEDGER = "--ledger", "L.jsonl", "", "where scorings of a test split are recorded, or off"
+
+# %% ../../nbs/8_programs/07_cli.ipynb #fcc8e232
 COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
     "train": (train_command, "train one system on one data set", [
         ("--preset", "P", "", "mrhd, tr_detr, taskweave_mr2hd, taskweave_hd2mr or taskweave_both"),

@@ -23,7 +23,7 @@ from ..data.batches import read_split, reported_records, split_records
 from ..evaluation.baselines import baseline_table, random_domains, selection_null
 from ..evaluation.metrics import per_query
 from ..evaluation.signatures import join_signatures
-from ..evaluation.tables import STYLES, render
+from ..evaluation.tables import STYLES, typeset
 from ..evaluation.statistics import intervals, summed
 from ..learning.runs import read_history
 from .demo import HEADLINE
@@ -323,7 +323,7 @@ def print_table(table:pd.DataFrame, style:str, columns:str="", line:str="")->str
     words = lambda text: "".join(c for c in text if not c.isdigit())   # of any number of epochs
     blocks = [(key[0], words(key[-1])) for key in table.index]         # data, epoch
     best = [name for name in wanted if name in SHOWN]
-    return render(table[wanted], style, best=best, blocks=blocks, notes=[line], digits=3)
+    return typeset(table[wanted], style, best=best, blocks=blocks, notes=[line], digits=3)
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #f6c9ad95
 def sweep(
@@ -333,7 +333,7 @@ def sweep(
     workers:int|None=None, # at a time; None: one per CPU thread, on Ray as many as it has room for
     threads:int=1,         # of each run
     report:Callable=print, # gets one line per run, then the tables
-    style:str="text", columns:str="", # of the printed tables, as for `render`; all
+    style:str="text", columns:str="", # of the printed tables, as for `typeset`; all
 )->dict[str, pd.DataFrame]: # the tables
     "Train every run of the grids that is not finished, then write the tables"
     for what, name, known in ("engine", engine, ("local", "ray")), ("format", style, STYLES):

@@ -38,7 +38,9 @@ def test_evaluates_a_released_submission(shared, tmp_path):
     done = mrhd("evaluate", "--submission", given, "--annotations", truth, "--out", tmp_path/"deep"/"M.json")
     expected = json.loads((reference/"submissions"/"tr_detr_val.metrics.json").read_text())
     assert done.returncode == 0 and json.loads(done.stdout) == expected["brief"], done.stderr
-    assert json.loads((tmp_path/"deep"/"M.json").read_text()) == expected
+    written = json.loads((tmp_path/"deep"/"M.json").read_text())
+    extra, line = written.pop("extra"), written.pop("signature")
+    assert written == expected and list(extra)[0] == "MR-full-R1@0.3" and line in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, capsys):
@@ -54,18 +56,53 @@ def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, ca
     monkeypatch.setenv("MRHD_LEDGER", "")
     words = ["evaluate", "--submission", str(given), "--annotations", str(tmp_path/"mine_test.jsonl")]
     official = evaluate(answers, truth)
-    assert main([*words, "--out", str(tmp_path/"M.json")]) == 0 and json.loads((tmp_path/"M.json").read_text()) == official
-    said = capsys.readouterr()
-    assert json.loads(said.out) == official["brief"] and "scoring 1 " in said.err and said.err.count("\n") == 1
+    assert main([*words, "--out", str(tmp_path/"M.json")]) == 0
+    said, written = capsys.readouterr(), json.loads((tmp_path/"M.json").read_text())
+    assert "|looks:1|" in written.pop("signature") and written == official
+    doubt, ledger_line, signature = said.err.splitlines()
+    assert json.loads(said.out) == official["brief"] and "not sorted by score" in doubt and "scoring 1 " in ledger_line and "|rules:qvhighlights|" in signature
     assert main([*words, "--intervals", "--per-query", str(tmp_path/"q.parquet"), "--out", str(tmp_path/"I.json")]) == 0
     said, written = capsys.readouterr(), json.loads((tmp_path/"I.json").read_text())
     assert "scoring 2 " in said.err and "1 different submission " in said.err and said.out.splitlines()[-1].startswith("95 % intervals")
-    block = written.pop("intervals")
-    assert written == official and list(block["metrics"]) == list(official["brief"])
-    assert all(r["low"] <= r["value"] <= r["high"] and r["value"] == official["brief"][k] for k, r in block["metrics"].items())
+    block, signature = written.pop("intervals"), written.pop("signature")
+    assert signature == said.out.splitlines()[-2] and written == official and list(block["metrics"]) == list(official["brief"])
+    assert all(r["low"] is None or r["low"] <= r["value"] <= r["high"] for r in block["metrics"].values()) # none where all are equal
+    assert all(r["value"] == official["brief"][k] for k, r in block["metrics"].items())
     assert {k: round(v, 2) for k, v in averages(pd.read_parquet(tmp_path/"q.parquet")).items()} == official["brief"]
     assert [line["metrics"] for line in read_ledger(ledger)] == [official["brief"]]*2
     assert main([*words, "--ledger", "off"]) == 0 and "not recorded" in capsys.readouterr().err and len(read_ledger(ledger)) == 2
+
+
+def test_scores_by_both_protocols_as_the_golden_files_do(shared, tmp_path):
+    reference = shared/"reference"
+    given, truth = reference/"submissions"/"moment_detr_gmr_test.jsonl", reference/"annotations/soccer_gmr/soccer_gmr_test.jsonl"
+    done = mrhd("evaluate", "--protocol", "gmr", "--submission", given, "--annotations", truth, "--out", tmp_path/"G.json")
+    assert done.returncode == 0 and json.loads(done.stdout) == json.loads((tmp_path/"G.json").read_text())["brief"] == json.loads((reference/"submissions"/"moment_detr_gmr_test.gmr.json").read_text())["brief"]
+    given, truth = reference/"submissions"/"tr_detr_val.jsonl", reference/"annotations/qvhighlights/highlight_val_release.jsonl"
+    done = mrhd("evaluate", "--protocol", "multi", "--submission", given, "--annotations", truth, "--out", tmp_path/"M.json", "--format", "latex", "--columns", "MR-mR3")
+    expected, written = json.loads((reference/"submissions"/"tr_detr_val.multi.json").read_text()), json.loads((tmp_path/"M.json").read_text())
+    assert done.returncode == 0 and {k: written[k] for k in expected} == expected and "tr\\_detr\\_val & 32.00" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"% {written['signature']}" and "|rules:multi|" in written["signature"]
+    said = mrhd("compare", tmp_path/"M.json", tmp_path/"G.json")
+    assert refused(said, "cannot be compared: split f17accdea93c and 0867f3c2bb42", "rules multi and gmr", "M.json", "G.json")
+
+
+def test_says_in_one_line_what_is_doubtful(tmp_path, capsys):
+    "The numbers stay the official ones"
+    truth = [dict(qid=i, query=f"query {i}", duration=40, vid=f"v{i}", relevant_windows=[[10*i, 10*i+6]], relevant_clip_ids=[1], saliency_scores=[[4, 4, 4]]) for i in range(3)]
+    sound = [dict(qid=i, query=f"query {i}", vid=f"v{i}", pred_relevant_windows=[[10*i, 10*i+6, .9], [0, 2, .1]], pred_saliency_scores=[0, 1]) for i in range(3)]
+    other = [dict(s, **{k: sound[(i+1)%3][k] for k in ("vid", "query")}) for i, s in enumerate(sound)]
+    lacks = [{k: v for k, v in sound[0].items() if k != "pred_saliency_scores"}, *sound[1:]]
+    mixed = [dict(s, pred_relevant_windows=s["pred_relevant_windows"][::-1]) for s in sound[:2]]+sound[2:]
+    empty = [dict(truth[0], relevant_windows=[], relevant_clip_ids=[], saliency_scores=[]), *truth[1:]]
+    for given, labels, said in ((sound, truth, []), (other, truth, ["s.jsonl:1: field 'vid': 'v1', but 'v0'", "3 of 3 lines"]), (lacks, truth, ["s.jsonl:1: field 'pred_saliency_scores': missing", "2 of 3"]),
+                                (mixed, truth, ["s.jsonl:1: field 'pred_relevant_windows': not sorted by score", "2 of 3"]), (sound, empty, ["a.jsonl: 1 of 3 queries have no moment"])):
+        for name, lines in (("s", given), ("a", labels)): (tmp_path/f"{name}.jsonl").write_text("".join(json.dumps(v)+"\n" for v in lines))
+        assert main(["evaluate", "--submission", str(tmp_path/"s.jsonl"), "--annotations", str(tmp_path/"a.jsonl")]) == 0
+        shown = capsys.readouterr()
+        *doubts, signature = shown.err.splitlines()
+        assert len(doubts) == bool(said) and all(word in doubts[0] for word in said), shown.err
+        assert json.loads(shown.out)["MR-full-R1@0.5"] == (33.33 if given is mixed else 100) and ("HL-min-Fair-mAP" in shown.out) == (given is not lacks)
 
 
 def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path, capsys):
