@@ -364,8 +364,7 @@ def parse_overrides(
         name, equals, text = map(str.strip, item.partition("="))
         if not (name and equals):
             raise InputError(f"override '{name}': expected NAME=VALUE, such as training.epochs=3")
-        changes[name] = text
-        for read in (ast.literal_eval, decode_json): # what both can read, JSON decides
+        for read in (str, ast.literal_eval, decode_json): # the last that can read it decides
             try: changes[name] = read(text)
             except (ValueError, SyntaxError, MemoryError, RecursionError): pass
     return changes

@@ -137,7 +137,8 @@ def _check_units(records:Sequence[Record], clip:float)->Iterator[Fault]: # secon
     if all(end <= 1 < r.duration for _, end, r in found):
         yield "window_units", *at, "no window ends after 1 s: are they fractions of the video?"
     elif clip > 1 and whole and len(videos) >= 10 and .9 < last*clip <= 1:
-        yield "clip_units", *at, f"whole numbers, none after 1/{clip:g} of its video: are they clips?"
+        what = f"whole numbers, all in the first 1/{clip:g} of the video: are they clips?"
+        yield "clip_units", *at, what
 
 # %% ../../nbs/2_data/06_checks.ipynb #42a72b0b
 def check_clips(record:Record)->Iterator[Fault]:

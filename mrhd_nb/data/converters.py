@@ -65,6 +65,7 @@ def _table(path:str|Path)->tuple[list, list]: # columns; ("file:line", cells) of
     (_, names), *rows = [row for row in rows if any(row[1])] or [("", [])]
     return [name.lower() for name in names], rows
 
+# %% ../../nbs/2_data/02_converters.ipynb #65074b06
 def table_moments(path:str|Path)->Iterator[Moment|InputError]:
     "The moments of a table, or only durations where it has no moments"
     names, rows = _table(path)
@@ -102,6 +103,7 @@ def _clip_queries(_:str, e:dict)->list[tuple]:
     return [(clip["clip_uid"], q.get("query"), q.get("clip_start_sec"), q.get("clip_end_sec"),
              clip["video_end_sec"]-clip["video_start_sec"])
             for clip in e["clips"] for a in clip["annotations"] for q in a["language_queries"]]
+
 def _pieces(_:str, e:dict)->list[tuple]:
     ((first, last), _),  = Counter(map(tuple, e["times"])).most_common(1)
     return [(e["video"], e["description"], 5*first, 5*last+5, 5*e["num_segments"])]
@@ -165,10 +167,10 @@ def check_moments(
         faults += wrong
         if one and one.duration is not None: durations.setdefault(one.video, one.duration)
         if not wrong and one.joined is not None: moments.append(one)
-    count = Counter(m.video for m in moments)
+    of = Counter(m.video for m in moments)
     for m in moments:
         if m.video not in durations:
-            why = f"nowhere for video {m.video!r} ({count[m.video]} moments); give a table, or --data"
+            why = f"nowhere for video {m.video!r} ({of[m.video]} moments): add a table, or --data"
             try: durations[m.video] = duration_of(m.video)
             except InputError as e: durations[m.video], why = None, str(e)
             if durations[m.video] is None: faults.append(f"{m.where}: field 'duration': {why}")
@@ -198,9 +200,9 @@ def join_moments(moments:Sequence[Moment], name:str, # of the file, without its 
         records.append(parse_record(line, "charades", m.where))
         numbers[m.video] += 1
     if not twice: return records, ""
-    kept = "counts once" if moments[0].joined else "is kept, as a query of its own"
+    kept = "counts once" if moments[0].joined else "is kept"
     more = f" (and {len(twice)-1} more)"*(len(twice) > 1)
-    return records, f"{twice[0]}{more}: the same moment again; it {kept}"
+    return records, f"; {twice[0]}{more} is there twice and {kept}"
 
 # %% ../../nbs/2_data/02_converters.ipynb #09c59de4
 def source_moments(path:str|Path)->Iterator[Moment|InputError]:
@@ -215,6 +217,7 @@ def source_moments(path:str|Path)->Iterator[Moment|InputError]:
     except UnicodeDecodeError: yield InputError(f"{path}: not UTF-8 text; save as UTF-8")
     except InputError as e: yield e
 
+# %% ../../nbs/2_data/02_converters.ipynb #b7e790e9
 def begin_data(folder:Path, names:Iterable[str])->tuple[dict, list[str]]: # values, what to say
     "What `data.json` holds when it names these annotation files too"
     path, title = folder/"data.json", folder.resolve().name or "mine"
@@ -257,8 +260,12 @@ def convert(
     for m in moments: names.setdefault(m.split or m.file, []).append(m)
     values, begun = begin_data(out, names)
     for name, those in names.items():
-        files[out/f"{name}.jsonl"], twice = join_moments(those, name)
-        said.append(twice)
+        records, twice = join_moments(those, name)
+        windows = sum(len(r.windows) for r in records)
+        lengths = {r.vid: r.duration for r in records}
+        said.append(f"{out/name}.jsonl: {len(records)} queries, {windows} windows, {len(lengths)} "
+                    f"videos of {min(lengths.values()):g} to {max(lengths.values()):g} s{twice}")
+        files[out/f"{name}.jsonl"] = records
     for path, records in files.items(): write_annotations(path, records)
     write_json(out/"data.json", values)
-    return files, [*filter(None, said), *begun]
+    return files, said+begun

@@ -72,6 +72,7 @@ def _unpack(file:Any, path:str|Path, key:str)->np.ndarray:
             raise ValueError(f"'{key}' would unpack from {packed} bytes to {size}")
         with archive.open(member) as stream: return _read(stream, size)
 
+# %% ../../nbs/2_data/03_features.ipynb #6d7bb8bb
 def _tensor(path:str|Path, key:str)->tuple[np.ndarray, str]: # a key that it has no use for
     "A tensor that `torch.save` wrote, alone or in a dictionary"
     import torch
@@ -84,6 +85,7 @@ def _tensor(path:str|Path, key:str)->tuple[np.ndarray, str]: # a key that it has
 HDF5 = """HDF5 is not read; save its arrays one by one: python -c "import h5py, numpy; \
 [numpy.save(name+'.npy', rows[()]) for name, rows in h5py.File('{}').items()]\""""
 
+# %% ../../nbs/2_data/03_features.ipynb #2ef38c23
 def load_array(path:str|Path, key:str="")->np.ndarray: # as stored
     "The array `key` of an `.npz` or `.pt`; without a key the only one, as in an `.npy`"
     try:

@@ -54,9 +54,9 @@ def named_systems(
         if not part.strip(): continue
         pieces, at = part.strip().split("="), f"submission '{part.strip()}'"
         cuts = [["=".join(side).strip() for side in (pieces[:i], pieces[i:])]
-                for i in range(len(pieces))] # a path may hold a "=" too: the first that is a file
+                for i in range(len(pieces))]                               # a path may hold a "="
         name, file = next((cut for cut in cuts if Path(cut[1]).is_file()), cuts[-1])
-        if not (pieces[0].strip() and file): raise InputError(f"{at}: expected NAME=FILE, or a file")
+        if not (pieces[0] and file): raise InputError(f"{at}: expected NAME=FILE, or a file")
         name = name or Path(file).stem
         if name in ("random", "every vote known"):
             raise InputError(f"{at}: '{name}' is a row of its own; give the system another name")

@@ -354,17 +354,13 @@ def convert_command(args:Namespace)->int|None:
     from mrhd_nb.data.converters import ConversionError, convert
     from mrhd_nb.data.features import feature_seconds
     known = [partial(feature_seconds, data_config(args.data))] if args.data else []
-    try: files, said = convert(args.source, args.out, *known, skip=args.skip)
+    try: _, said = convert(args.source, args.out, *known, skip=args.skip)
     except ConversionError as e:
         if not e.faults[1:]: raise InputError(f"{e} (--skip leaves it out)") from None
         faults = "\nmrhd: ".join([*e.faults, f"{len(e.faults)} faults; --skip leaves them out"])
         print(f"mrhd: {faults}", file=sys.stderr)
         return 2
-    for path, records in files.items():
-        windows, videos = sum(len(r.windows) for r in records), {r.vid: r.duration for r in records}
-        print(f"{path}: {len(records)} queries, {windows} windows, {len(videos)} videos "
-              f"of {min(videos.values()):g} to {max(videos.values()):g} s")
-    print(*said, sep="\n", end="\n"*bool(said))
+    print("\n".join(said))
 
 # %% ../../nbs/8_programs/07_cli.ipynb #ee29d07d
 def pack_command(args:Namespace)->None:
