@@ -2,6 +2,15 @@
 __version__ = "0.6.0"
 
 from importlib import import_module as _import
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING: # for editors and type checkers
+    from .core.presets import preset, run_config
+    from .evaluation.metrics import evaluate
+    from .inference.predictor import Predictor
+    from .learning.checkpoints import load
+    from .learning.training import train
+    from .model.model import MomentModel
 
 _PLACES = {"preset": "core.presets", "run_config": "core.presets", "MomentModel": "model.model", "train": "learning.training",
            "evaluate": "evaluation.metrics", "load": "learning.checkpoints", "Predictor": "inference.predictor"}

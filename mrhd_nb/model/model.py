@@ -190,7 +190,7 @@ class MomentModel(nn.Module):
     ):
         super().__init__()
         run = isinstance(config, RunConfig)
-        self.config = config.model if run else config
+        self.config:ModelConfig = config.model if run else config
         self.precision = config.training.precision if run else "float32" # or bfloat16
         self.feedback_on = True # a checkpoint from before the feedback's start turns it off
         soft, direction = self.config.feedback.kind == "soft", self.config.feedback.direction

@@ -84,8 +84,10 @@ def test_tasks_fit_their_labelling_interface():
 def test_tasks_are_accepted_by_label_studio():
     interface = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed").LabelInterface(LABELS)
     for task in json.loads(format_moments([DOG, CAT, ODD], "labelstudio")):
-        assert interface.validate_task(task, validate_regions_only=False)
-        assert all(interface.validate_prediction(p) for p in task["predictions"])
+        predictions = task.pop("predictions")
+        assert interface.validate_task(task) and all(interface.validate_prediction(p) for p in predictions)
+        predictions[0]["result"][0]["value"]["timelinelabels"] = ["other"]
+        assert not interface.validate_prediction(predictions[0])
 
 
 def test_a_timeline_of_nothing_and_of_strange_timecode_is_refused():
