@@ -54,7 +54,8 @@ function scaled(rows) { // values of several rows on one scale from 0 to 1, and 
 }
 
 // White to blue up to the 98 % quantile; or orange, white, purple between -3 and 3 standard deviations
-function heat(view, clip, {rows, diverging}) {
+function heat(view, clip, {name, rows}) {
+  const diverging = name === "activations"; // has both signs
   const clips = rows[0].values.length, wide = `width:${percent(clips * clip, view.duration)}`;
   const canvas = make("canvas", {width: clips, height: rows.length, style: wide, "aria-hidden": true});
   const sorted = rows.flatMap(row => row.values).sort((a, b) => a - b);
@@ -103,14 +104,14 @@ function inside(view, part) { // rows of attention or of masks
   const titles = {words: "attention to each word", activations: "activations of the encoders, in standard deviations",
                   decoder: "attention of each moment query, by score", "HD→MR": "what highlights tell moments (HD→MR)",
                   "MR→HD": "what moments tell highlights (MR→HD)", saliency: "saliency"};
-  return view.answers.flatMap(({run, clip, [part]: tracks}) => !tracks ? [make("p", {class: "none"}, `${run}: has no ${part} to show`)] :
+  return view.answers.flatMap(({run, clip, [part]: tracks}, at) => !tracks ? [make("p", {class: "none"}, `${run}: has no ${part} to show`)] :
     tracks.flatMap(track => {
       const title = titles[track.name] ?? track.name, head = make("h4", {}, view.answers.length > 1 ? `${run}: ${title}` : title);
       if (part === "attention") {
         const names = make("div", {class: "names"}, ...track.rows.map(({label}) => make("span", {title: label}, label)));
         return [head, make("div", {class: "row heat", style: `--rows:${track.rows.length}`}, names, make("div", {class: "plot"}, heat(view, clip, track)))];
       }
-      const {low, high, rows} = scaled(track.rows), colour = label => label === "before" ? BEFORE : RUNS[1];
+      const {low, high, rows} = scaled(track.rows), colour = label => label === "before" ? BEFORE : RUNS[at];
       const curves = track.rows.map(({label, fed}, i) => ({values: rows[i], clip, colour: colour(label), filled: fed, dashed: label === "before"}));
       return [head, row(`${high.toPrecision(2)}\n${low.toPrecision(2)}`, "curve low ends", drawing(view, curves))];
     }));
@@ -207,7 +208,7 @@ function render({model, el}) {
     const part = name => make("button", {type: "button", "data-part": name, click: () => toggle(name)}, name);
     const slider = make("input", {type: "range", class: "time", min: 0, max: view.duration, step: "any", "aria-label": "time in seconds",
                                   input: event => seek(Number(event.target.value))});
-    const legend = [["true", TRUE], ...view.answers.map(({run}, at) => [run, RUNS[at]])];
+    const legend = [...view.true.length ? [["true", TRUE]] : [], ...view.answers.map(({run}, at) => [run, RUNS[at]])];
     lines.replaceChildren(
       make("h3", {class: "query"}, `“${view.query}”`), make("p", {class: "of"}, [view.vid && `video ${view.vid}`, view.qid && `query ${view.qid}`, seconds(view.duration)].filter(Boolean).join(" · ")),
       make("p", {class: "legend"}, ...legend.map(([name, colour]) => make("span", {style: `--colour:${colour}`}, name))),

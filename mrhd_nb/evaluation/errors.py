@@ -72,7 +72,7 @@ def error_table(
     for system, table in scored.items():
         if list(table.qid) != list(factors.qid):
             raise InputError(f"system '{system}': its queries are not those of the records")
-        for factor in factors.columns[1:]:
+        for factor in factors.columns[1:][factors.notna().any().iloc[1:]]:
             groups = grouped(factors[factor])
             for group, (measure, metric) in product(groups.cat.categories, MEASURES.items()):
                 if metric not in table: continue

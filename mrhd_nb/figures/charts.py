@@ -96,7 +96,7 @@ def errors_table(
 def draw_errors(table:pd.DataFrame)->Figure:
     "Draw an `errors_table`: a row per task, a column per property of the query"
     factors, measures = list(table.factor.unique()), list(table.measure.unique())
-    figure, axes = panels([1.45]*len(measures), columns=len(factors))
+    figure, axes = panels([1.45]*len(measures) if measures[1:] else [1.9], columns=len(factors))
     for (measure, factor), part in table.groupby(["measure", "factor"], sort=False):
         ax = axes[measures.index(measure), factors.index(factor)]
         for (system, line), colour in zip(part.groupby("system", sort=False), COLOURS):

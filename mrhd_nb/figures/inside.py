@@ -280,6 +280,7 @@ def draw_curves(
     for name, ax in zip(quantities, axes):
         shown = table[table.quantity == name]
         sns.lineplot(shown, x="epoch", y="value", hue="run", estimator=None, ax=ax,
+                     marker="o" if shown.epoch.nunique() == 1 else None,
                      style="run" if runs > len(COLOURS) else None,
                      palette=sns.color_palette(COLOURS, runs))
         label = QUANTITIES.get(name, name)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ask', 'video_sample', 'Explorer']
 
-# %% ../../nbs/8_programs/08_explorer.ipynb #1f44ae78
+# %% ../../nbs/8_programs/08_explorer.ipynb #f90dc27f
 import torch
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,34 +16,28 @@ from traitlets import Dict, List, Unicode, observe
 from ..core.config import DataConfig
 from ..core.files import InputError
 from ..data.annotations import Record
-from ..data.batches import MomentDataset, Sample, collate, open_split
+from ..data.batches import Sample, collate, open_split
 from ..data.features import assemble, assemble_tokens
-from ..figures.views import answer_view, asset, find_video, record_view, video_data
+from ..figures.provenance import find_sample
+from ..figures.views import answer_view, asset, find_video, record_view
 from ..inference.predictor import Predictor, Rows, read_streams, word_rows
 from ..learning.checkpoints import weights_path
-from .report import find_sample
 
-# %% ../../nbs/8_programs/08_explorer.ipynb #772c7ca7
+# %% ../../nbs/8_programs/08_explorer.ipynb #48f7e9ac
 def ask(sample:Sample, sentence:str, data:DataConfig)->Sample:
     "The same clips with another sentence"
     tokens = torch.from_numpy(assemble_tokens(word_rows(sentence, data), data, "query"))
-    unknown = dict.fromkeys(("windows", "clip_ids", "saliency", "labels"))
-    record = replace(sample.record, query=sentence, qid="", **unknown)
+    of = sample.record
+    record = Record("", sentence, of.duration, of.vid, dataset=of.dataset)
     return replace(sample, record=record, tokens=tokens, labels=None)
 
-def video_sample(
-    features:Rows|Sequence[Rows], # as in `read_streams`
-    data:DataConfig,
-    vid:str="",
-)->Sample: # without a sentence, see `ask`
-    "The clips of a video outside of any data set"
+def video_sample(features:Rows|Sequence[Rows], data:DataConfig, vid:str)->Sample:
+    "The clips of a video outside of any data set (see `read_streams`), without a sentence"
     clips = torch.from_numpy(assemble(read_streams(features, data), data))
-    seconds = len(clips)*data.clip_length
-    none = torch.empty(0, data.text.dim)
-    return Sample(Record("", "", seconds, vid, dataset=data.dataset), clips, none, None,
-                  data.clip_length)
+    record = Record("", "", len(clips)*data.clip_length, vid, dataset=data.dataset)
+    return Sample(record, clips, torch.empty(0, data.text.dim), None, data.clip_length)
 
-# %% ../../nbs/8_programs/08_explorer.ipynb #005a4291
+# %% ../../nbs/8_programs/08_explorer.ipynb #d566c174
 class Explorer(AnyWidget):
     "What was asked, found and true, for records of runs or for one video; sentences are answered"
     _esm, _css = asset("view.js"), asset("view.css")
@@ -61,30 +55,22 @@ class Explorer(AnyWidget):
     ):
         names = [Path(run).name for run in runs or ("taskweave_mr2hd",)]
         if len({*names}) < len(names): names = [str(run) for run in runs]
-        self._places = dict(zip(names, runs or names))
-        self._video, self._features = video, features
-        self._opened:dict[str, tuple[Predictor, MomentDataset|None]] = {}
         if features is not None and not query: raise InputError("query: needed with features")
         super().__init__(runs=names)
-        self._follows = False
-        _, dataset = self._open(names[0])
-        known = [] if dataset is None else [
-            {"qid": str(r.qid), "label": f"{r.qid}: {r.query}"} for r in dataset.records]
-        self.records, self.chosen = known, known[0]["qid"] if known else ""
-        self.picked, self.sentence, self._follows = names[:2], query, True
+        self._video, self._features, self._follows = video, features, False
+        found = [Predictor(weights_path(run, "last", "best")) for run in runs or names]
+        self._predictors = dict(zip(names, found))
+        own = self._predictors if features is None else {}
+        self._datasets = {name: open_split(own[name].config, "test") for name in own}
+        if own: self.records = [{"qid": str(r.qid), "label": f"{r.qid}: {r.query}"}
+                                for r in self._datasets[names[0]].records]
+        self.chosen, self.picked = self.records[0]["qid"] if own else "", names[:2]
+        self.sentence, self._follows = query, True
         self.show()
 
-    def _open(self, name:str)->tuple[Predictor, MomentDataset|None]:
-        "The model of a run, and its reported records unless there are features"
-        if name not in self._opened:
-            predictor = Predictor(weights_path(self._places[name], "last", "best"))
-            dataset = open_split(predictor.config, "test") if self._features is None else None
-            self._opened[name] = predictor, dataset
-        return self._opened[name]
-
-    def _answer(self, name:str)->tuple[Record, dict[str, Any]]: # its record, an `answer_view`
+    def _answer(self, name:str)->tuple[Record, dict[str, Any]]: # record, answer
         "What a run says to the chosen record or the video, or to another sentence about it"
-        predictor, dataset = self._open(name)
+        predictor, dataset = self._predictors[name], self._datasets.get(name)
         if dataset is not None: sample = find_sample(dataset, self.chosen)
         else: sample = video_sample(self._features, predictor.data, Path(self._video).stem)
         if self.sentence: sample = ask(sample, self.sentence, predictor.data)
@@ -92,11 +78,12 @@ class Explorer(AnyWidget):
 
     def show(self)->dict[str, Any]: # of `record_view`
         "Answer what is chosen and typed"
-        (record, first), *more = map(self._answer, self.picked)
-        film = find_video(self._video, record.vid)
+        records, answers = zip(*map(self._answer, self.picked))
+        if len({(record.vid, record.query) for record in records}) > 1:
+            raise InputError(f"query '{self.chosen}': is about something else in the second run")
+        film = find_video(self._video, vid := records[0].vid)
         with self.hold_sync():
-            self.videos = {record.vid: video_data(film)} if film else {}
-            self.shown = record_view(record, [first, *(answer for _, answer in more)])
+            self.videos, self.shown = {vid: film} if film else {}, record_view(records[0], answers)
         return self.shown
 
     @observe("chosen", "picked", "sentence")

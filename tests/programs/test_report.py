@@ -104,7 +104,7 @@ def test_one_film_selects_the_queries_about_it(run, film, tmp_path):
 
 def test_a_wrong_run_or_film_is_one_line_and_leaves_no_page(run, tmp_path, capsys):
     for words, said in ((["report", str(tmp_path)], "config.json"), (["report", str(run), "--video", str(tmp_path/"no.mp4")], "no.mp4"),
-                        (["report", str(run), "--video", str(tmp_path)], "named after the videos")):
+                        (["report", str(run), "--video", str(tmp_path)], "looked for as")):
         assert main([*words, "--out", str(tmp_path/"page.html")]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
