@@ -243,7 +243,7 @@ def test_all_faults_in_one_run_under_the_same_rules(tmp_path, capsys):
     ask = ["convert", str(tmp_path/"train.csv"), str(tmp_path/"val.json"), "--out", str(tmp_path/"out")]
     assert main(ask) == 2 and not (tmp_path/"out").exists()
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 11 and said[-1] == "mrhd: 10 faults; --skip leaves them out"
+    assert len(said) == 11 and said[-1] == "mrhd: 10 faults; --skip leaves such moments out"
     for what in ("'end': 4 s, but the moment starts at 5 s", "'start': 'x' is not a time", "'end': 12 s, but the video has 9 s", "'query': "):
         assert len([line for line in said if what in line and ".csv:" in line]) == len([line for line in said if what in line and ".json: a[" in line]) == 1
     assert main([*ask, "--skip"]) == 0
