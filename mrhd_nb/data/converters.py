@@ -240,8 +240,8 @@ def begin_data(folder:Path, names:Iterable[str])->tuple[dict, list[str]]: # valu
 # %% ../../nbs/2_data/02_converters.ipynb #71a2d23b
 class ConversionError(InputError):
     "Sources with faults; `faults` holds all of them, a line for each"
-    def __init__(self, faults:list[str]):
-        self.faults = faults
+    def __init__(self, faults:list[str], sound:int): # moments that `skip` would keep
+        self.faults, self.hint = faults, "; --skip leaves such moments out"*bool(sound)
         super().__init__(f"{len(faults)} faults: "*(len(faults) > 1)+"; ".join(faults))
 
 def convert(
@@ -255,7 +255,7 @@ def convert(
     found = (moment for source in sources for moment in source_moments(source))
     moments, faults = check_moments(found, duration_of)
     if not (moments or faults): faults = [f"{', '.join(map(str, sources))}: no moments"]
-    if faults and not (skip and moments): raise ConversionError(faults)
+    if faults and not (skip and moments): raise ConversionError(faults, len(moments))
     names, files, out, said = {}, {}, Path(out), [f"left out: {fault}" for fault in faults]
     for m in moments: names.setdefault(m.split or m.file, []).append(m)
     values, begun = begin_data(out, names)

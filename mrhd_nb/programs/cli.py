@@ -356,8 +356,8 @@ def convert_command(args:Namespace)->int|None:
     known = [partial(feature_seconds, data_config(args.data))] if args.data else []
     try: _, said = convert(args.source, args.out, *known, skip=args.skip)
     except ConversionError as e:
-        if not e.faults[1:]: raise InputError(f"{e} (--skip leaves it out)") from None
-        faults = "\nmrhd: ".join([*e.faults, f"{len(e.faults)} faults; --skip leaves them out"])
+        if not e.faults[1:]: raise InputError(f"{e}{e.hint}") from None
+        faults = "\nmrhd: ".join([*e.faults, f"{len(e.faults)} faults{e.hint}"])
         print(f"mrhd: {faults}", file=sys.stderr)
         return 2
     print("\n".join(said))

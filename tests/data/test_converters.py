@@ -7,7 +7,7 @@ from mrhd_nb.data.annotations import read_annotations
 from mrhd_nb.data.batches import iterate, open_split
 from mrhd_nb.programs.cli import main
 from mrhd_nb.core.files import InputError, write_json
-from mrhd_nb.core.config import override
+from mrhd_nb.core.config import override, read_config
 from mrhd_nb.core.presets import data_config, run_config
 from mrhd_nb.core.testing import refusal
 from mrhd_nb.data.converters import ConversionError, check_moments, convert, source_moments
@@ -94,6 +94,15 @@ def test_twenty_records_from_table_to_answer(folder, capsys):
     assert main(ask) == 0
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["saliency"]) == 13+len("garden3") and all(0 <= s <= e <= answer["duration"] == 40 for s, e, _ in answer["windows"])
+
+    moved = folder/"moved{1}"/"lr=1"                                   # the data lie elsewhere now; the run is told where
+    moved.mkdir(parents=True)
+    for name in ("train.jsonl", "val.jsonl", "appearance", "motion", "sound"): (folder/name).rename(moved/name)
+    assert main(["evaluate", str(folder/"run")]) == 2 and "val.jsonl: cannot be read" in capsys.readouterr().err
+    assert main(["evaluate", str(folder/"run"), "--set", f"data.root={moved}"]) == 0 and json.loads(capsys.readouterr().out) == brief
+    again = override(config, {"data.root": str(moved)})
+    assert train(again, folder/"run", progress=False) == results and read_config(folder/"run"/"config.json") == again
+    with pytest.raises(InputError, match="holds another run: data.clip_length"): train(override(again, {"data.clip_length": 1.}), folder/"run", progress=False)
 
 
 @pytest.mark.parametrize("preset", ["tr_detr", "taskweave_both"])
@@ -234,7 +243,7 @@ def test_all_faults_in_one_run_under_the_same_rules(tmp_path, capsys):
     ask = ["convert", str(tmp_path/"train.csv"), str(tmp_path/"val.json"), "--out", str(tmp_path/"out")]
     assert main(ask) == 2 and not (tmp_path/"out").exists()
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 11 and said[-1] == "mrhd: 10 faults; --skip leaves them out"
+    assert len(said) == 11 and said[-1] == "mrhd: 10 faults; --skip leaves such moments out"
     for what in ("'end': 4 s, but the moment starts at 5 s", "'start': 'x' is not a time", "'end': 12 s, but the video has 9 s", "'query': "):
         assert len([line for line in said if what in line and ".csv:" in line]) == len([line for line in said if what in line and ".json: a[" in line]) == 1
     assert main([*ask, "--skip"]) == 0
@@ -259,7 +268,7 @@ def test_two_files_of_one_video(tmp_path, capsys):
     (tmp_path/"dev.csv").write_text("video,query,start,end,duration\nx,y,1,2,9\nx,y,1,2,9\n")
     assert main(["convert", str(tmp_path/"dev.csv"), "--out", str(path.parent)]) == 0
     said = capsys.readouterr().out
-    assert f"has val_1.jsonl for 'val', so nothing reads {path.parent}/dev.jsonl" in said and "dev.csv:3: the same moment again; it counts once" in said
+    assert f"has val_1.jsonl for 'val', so nothing reads {path.parent}/dev.jsonl" in said and "dev.csv:3 is there twice and counts once" in said
     assert data_config(path).clip_length == 1 and data_config(path).val == "val_1.jsonl"
     path.write_text("{}")
     assert "data.json: field 'name': missing" in refusal(convert, tmp_path/"dev.csv", path.parent)
