@@ -2,12 +2,12 @@
 import argparse, dataclasses, json, sys, types
 from pathlib import Path
 import numpy as np
-import pytest, torch
+import pytest, torch, yaml
 from mrhd_nb.core.config import DataConfig, StreamConfig
 from mrhd_nb.core.files import generator
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.learning.checkpoints import load, load_model
+from mrhd_nb.learning.checkpoints import load, load_model, save_model
 from mrhd_nb.learning.exchange import export_model, import_released, stream_blocks
 from mrhd_nb.model.model import MomentModel
 from mrhd_nb.model.released import export_released, fill_released, read_released, reorder_streams
@@ -184,3 +184,33 @@ def test_bad_checkpoints_are_refused_in_one_line_and_leave_nothing(tmp_path, cap
     assert "cut.ckpt: " in refusal(import_released, tmp_path/"cut.ckpt", tmp_path/"run")
     assert not (tmp_path/"run").exists() and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     assert "neither a run folder" in refusal(export_model, tmp_path/"run", tmp_path/"out.ckpt") and not (tmp_path/"out.ckpt").exists()
+
+
+def test_graph_and_hub_folder_give_the_golden_numbers(tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `dev` is not installed")
+    golden, data = read_golden(next(p for p in GOLDEN if p.stem == "trdetr_pad")), data_file(tmp_path)
+    asked = write(tmp_path/"model.ckpt", golden, "plain", monkeypatch)
+    assert main(["import", str(tmp_path/"model.ckpt"), "--out", str(tmp_path/"run"), "--data", str(data), *asked]) == 0
+    for out in ("deep/model.onnx", "hub"): assert main(["export", str(tmp_path/"run"), "--out", str(tmp_path/out)]) == 0
+    session, batch = onnxruntime.InferenceSession(tmp_path/"deep"/"model.onnx"), golden.batch
+    named = {"video": batch.video, "clip_mask": batch.clip_mask, "tokens": batch.tokens, "token_mask": batch.token_mask}
+    score, span, saliency = session.run(None, {k: v.numpy() for k, v in named.items()})
+    np.testing.assert_allclose(score, torch.tensor(golden.numbers["out/pred_logits"]).softmax(-1)[..., 0], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(span, golden.numbers["out/pred_spans"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(saliency, golden.numbers["out/saliency_scores"], atol=1e-5, rtol=0)
+    kept = json.loads(session.get_modelmeta().custom_metadata_map["config"])
+    assert kept == json.loads((tmp_path/"hub"/"config.json").read_text()) and kept["preset"] == "tr_detr"
+    for key, found in outputs(load(tmp_path/"hub"), golden).items(): np.testing.assert_allclose(found, golden.numbers[f"out/{key}"], atol=1e-5, rtol=0)
+    header, text = (tmp_path/"hub"/"README.md").read_text().split("---\n", 2)[1:]
+    assert yaml.safe_load(header)["library_name"] == "mrhd_nb" and "slowfast (14), clip (10), endpoints (2)" in text and "{" not in text
+
+
+def test_a_card_states_the_numbers_of_its_run_and_no_others(tmp_path):
+    config = run_config("tr_detr", "synthetic", overrides={"model.width": 32, "model.ffn": 64})
+    save_model(tmp_path/"run"/"last.safetensors", MomentModel(config, generator(0, "card")), config)
+    export_model(tmp_path/"run", tmp_path/"without")
+    (tmp_path/"run"/"metrics.json").write_text(json.dumps({"last": {"metrics": {"brief": {"MR-full-mAP": 12.34}}}}))
+    export_model(tmp_path/"run", tmp_path/"with")
+    cards = [(tmp_path/name/"README.md").read_text() for name in ("without", "with")]
+    assert "mAP" not in cards[0] and "| MR-full-mAP | 12.34 |" in cards[1] and "Assumed" not in cards[1]
+    assert refusal(export_model, tmp_path/"run", tmp_path/"with").endswith("is already there; remove it, or name another folder")
