@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..core.files import (
     InputError, derive_seed, generator, read_json, refuse_foreign, rng, sha256_file, write_atomic,
     write_json, write_json_lines)
-from ..core.config import RunConfig, TrainingConfig, override
+from ..core.config import RunConfig, TrainingConfig, implemented, override
 from ..data.annotations import Record, as_json
 from ..data.augment import AugmentedDataset
 from ..data.batches import (
@@ -31,7 +31,7 @@ from ..evaluation.ledger import record_run
 from ..evaluation.signatures import run_signature
 from .parallel import (
     Share, World, check_device, compile_model, join, launch, make_resident, send_ahead, sum_step)
-from .losses import compute_losses, make_weighting
+from .losses import compute_losses, extra_losses, make_weighting
 from .checkpoints import load_model, save_model, weights_path
 from .runs import (
     changed_fields, check_precision, hold_folder, note_environment, prepare_folder)
@@ -95,10 +95,10 @@ def learning_rate(step:int, steps:int, training:TrainingConfig)->float:
     "The learning rate of one step (from 0) of a run of so many"
     warm = training.warmup*steps
     if step < warm: return training.lr*(step+1)/(warm+1)
-    if training.schedule == "cosine":
-        return training.lr*0.5*(1+math.cos(math.pi*(step-warm)/max(1, steps-warm)))
-    drops = step*training.epochs//steps//training.lr_drop
-    return training.lr*0.1**drops if training.schedule == "step" else training.lr
+    cosine = 0.5*(1+math.cos(math.pi*(step-warm)/max(1, steps-warm)))
+    drop = 0.1**(step*training.epochs//steps//training.lr_drop)
+    factors = {"constant": 1, "cosine": cosine, "step": drop}
+    return training.lr*implemented(factors, training.schedule, "schedule")
 
 # %% ../../nbs/5_learning/07_training.ipynb #17b95acf
 @torch.no_grad()
@@ -123,14 +123,16 @@ def train_step(
     prediction = model(batch, feedback=feedback, moments=targets.has_moments)
     try: terms = compute_losses(prediction, targets, training.losses, model.config.quirks, share)
     except ValueError as e: raise NonFiniteLoss(f"no loss can be computed: {e}") from None
-    loss = state.weighting(terms)
+    extra = extra_losses(prediction, targets, training.losses, share)
+    loss = state.weighting(terms)+sum(extra.values())
+    numbers = terms.asdict() | {name: float(term.detach()) for name, term in extra.items()}
     if not torch.isfinite(loss):
-        named = ", ".join(f"{name} {value:.4g}" for name, value in terms.asdict().items())
+        named = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         raise NonFiniteLoss(f"loss {float(loss.detach())}: {named}")
     state.optimizer.zero_grad()
     loss.backward()
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    numbers = sum_step(parameters, terms.asdict(), share)
+    numbers = sum_step(parameters, numbers, share)
     if training.clip_norm: nn.utils.clip_grad_norm_(parameters, training.clip_norm)
     state.optimizer.step()
     if training.ema_decay and training.ema_every == "step":

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from ..core.files import InputError
-from ..core.config import ModelConfig, RunConfig
+from ..core.config import ModelConfig, RunConfig, implemented
 from ..data.batches import Batch
 from .layers import clip_centres, clip_positions
 from .fusion import InputProjection, Taps, TextToVideo, VisualRefinement, Words, tap
@@ -197,6 +197,10 @@ class MomentModel(nn.Module):
         if self.config.decoupled and soft and direction in ("hd2mr", "both"):
             raise InputError("field 'feedback.kind': soft HD->MR feedback reads the one encoder"
                              " again, so it needs decoupled=false")
+        for field, kind, known in (("feedback.kind", self.config.feedback.kind, "binary soft"),
+                                   ("feedback.direction", direction, "none mr2hd hd2mr both"),
+                                   ("highlight_head", self.config.highlight_head, "linear_conv sum")):
+            implemented(dict.fromkeys(known.split()), kind, field)
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

@@ -85,7 +85,7 @@ def describe_epoch(results:dict, which:str)->str: # what `train` returns; best o
 
 def results_table(results:dict)->pd.DataFrame: # what `train` returns
     "The brief metrics of the reported split at the best and at the last epoch"
-    found = {describe_epoch(results, which): results[which]["metrics"] for which in ("best", "last")}
+    found = {describe_epoch(results, w): results[w]["metrics"] for w in ("best", "last")}
     bare = {"brief": {"score": "not scored: this split has no labels"}}
     return pd.DataFrame({name: (metrics or bare)["brief"] for name, metrics in found.items()}).T
 
