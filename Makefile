@@ -30,7 +30,7 @@ $(READY): constraints.txt settings.ini setup.py
 	@echo "Setting up $(VENV) from constraints.txt; torch is the one large download"
 	@$(PIP) pip setuptools
 	@test -z "$(TORCH_INDEX)" || $(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
-	@$(PIP) --no-build-isolation -e '.[dev,docs,export]'
+	@$(PIP) --no-build-isolation -e '.[dev,docs,export,video]'
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "import $(IMPORTS); \
 	  [importlib.import_module(m.name) for m in pkgutil.walk_packages(mrhd_nb.__path__, 'mrhd_nb.')]"
 	@touch $@

@@ -42,7 +42,8 @@ setup(
     classifiers=["Intended Audience :: Science/Research", "Programming Language :: Python :: 3",
                  "Topic :: Scientific/Engineering :: Artificial Intelligence"],
     python_requires=">="+settings["min_python"], install_requires=settings["requirements"].split(),
-    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("cluster", "dev", "docs", "export")},
+    extras_require={extra: settings[f"{extra}_requirements"].split()
+                    for extra in ("cluster", "dev", "docs", "export", "video")},
     packages=find_packages(include=[settings["lib_name"], f"{settings['lib_name']}.*"]),
     package_data={settings["lib_name"]: ["py.typed", "*.yaml", "view.js", "view.css", "weights/*"]},
     entry_points={"console_scripts": settings["console_scripts"].split("\n")},

@@ -75,7 +75,7 @@ def highlight_scale(
     deviation = values.std() or 1                                      # 0 where all clips are equal
     return (1/(1+np.exp((values.mean()-values)/deviation))).round(4).tolist()
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #d323de80
+# %% ../../nbs/6_inference/04_predictor.ipynb #fbb9cad8
 Moment = namedtuple("Moment", "start end score") # seconds of the video, probability or raw score
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Answer:
         return {"qid": qid, "query": self.query, "vid": vid, "pred_relevant_windows": self.windows,
                 "pred_saliency_scores": self.saliency}
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #f17acaf4
+# %% ../../nbs/6_inference/04_predictor.ipynb #d8cdd461
 @torch.no_grad()
 def read_video(
     predictor:Any,
@@ -149,7 +149,7 @@ def read_video(
     read = [[(part, line) for (part, of), line in zip(wanted, lines) if of == q] for q in range(n)]
     return [join_lines(one, step, MERGED if nms is None else nms) for one in read]
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #dfad4851
+# %% ../../nbs/6_inference/04_predictor.ipynb #c1be846c
 def make_answer(
     line:dict[str, Any], # of a submission
     query:str, duration:float, clip_length:float,
@@ -241,7 +241,7 @@ class Predictor:
             raise InputError(f"queries: {len(queries)} given for the features "
                              f"of {len(query_features)}")
         streams, length = self.streams(features)
-        if duration is None: duration = length or min(map(len, streams))*data.clip_length
+        if duration is None: duration = length or max(1, min(map(len, streams)))*data.clip_length
         if not 0 < duration < np.inf:
             raise InputError(f"duration: {duration!r} is not a positive number of seconds")
         rows = [read_rows(source, data.text.key, text=True) for source in query_features]

@@ -6,11 +6,14 @@ from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import generator, rng
 from mrhd_nb.core.presets import preset, run_config
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.data.features import word_vectors
-from mrhd_nb.data.synthetic import token_rows
-from mrhd_nb.inference.predictor import Predictor
+from mrhd_nb.data.batches import MomentDataset
+from mrhd_nb.data.features import MemoryFeatures, word_vectors
+from mrhd_nb.data.synthetic import make, token_rows
+from mrhd_nb.inference.calibration import calibrate, card_path
+from mrhd_nb.inference.predictor import GENERIC, Predictor
 from mrhd_nb.learning.checkpoints import save_model
 from mrhd_nb.model.model import MomentModel
+from mrhd_nb.programs.cli import main
 
 SMALL = {"model.width": 16, "model.heads": 2, "model.ffn": 16, "model.video_dim": 26, "model.text_dim": 16}
 DATA = DataConfig("example", "qvhighlights", (StreamConfig("clip", (), 24),), StreamConfig("words", ("qid{qid}.npz",), 16, "last_hidden_state"))
@@ -58,7 +61,7 @@ def test_windows_end_with_the_duration_and_are_suppressed_on_request(predictor, 
 
 def test_no_query_and_many_queries(predictor, rows, words):
     assert predictor.predict_many(rows, []) == []
-    assert [a["query"] for a in predictor.predict_many(rows, [words]*3, queries=["a", "b", "c"])] == ["a", "b", "c"]
+    assert [a.query for a in predictor.predict_many(rows, [words]*3, queries=["a", "b", "c"])] == ["a", "b", "c"]
     assert refusal(predictor.predict_many, rows, [words]*7, queries=["one"]) == "queries: 1 given for the features of 7"
 
 
@@ -71,13 +74,14 @@ def test_what_does_not_fit_is_one_line(predictor, rows, words, video, query, opt
 
 
 def test_sentences_where_they_need_no_text_encoder(predictor, rows, tmp_path):
-    line = refusal(predictor.predict, rows, query="a girl carries a lamp")
-    assert "trained on example" in line and "'words'" in line
+    assert "no encoder makes 'words'" in refusal(predictor.predict, rows, query="a girl carries a lamp")
     config, scene = run_config("taskweave_mr2hd", "synthetic", overrides={"model.width": 16, "model.ffn": 16}), rng(0, "scene").standard_normal((30, 64), np.float32)
     speaker = saved(tmp_path, config)
     answer = speaker.predict(scene, query="a girl carries a lamp in the garden")
     assert answer == speaker.predict(scene, token_rows(answer["query"]), query=answer["query"]) and len(answer["windows"]) == 10
-    assert refusal(speaker.predict, scene, query=" ") == refusal(speaker.predict, scene) == "query: empty"
+    assert refusal(speaker.predict, scene, query=" ") == refusal(speaker.predict, scene, query="") == "query: empty"
+    highlights = speaker.predict(scene)
+    assert highlights.query == GENERIC and highlights.windows == [] and len(highlights.highlight) == 30
     speaker = saved(tmp_path, override(config, {"data.name": "mine", "data.text.files": []}))
     assert speaker.predict(scene, query="a lamp") == speaker.predict(scene, word_vectors("a lamp", 64), query="a lamp")
 
@@ -86,3 +90,34 @@ def test_a_data_set_without_moments_gives_highlights_alone(tmp_path, rows, words
     config = replace(override(preset("tr_detr"), SMALL), data=replace(DATA, dataset="tvsum"))
     answer = saved(tmp_path, config).predict(rows, words)
     assert answer["windows"] == [] and len(answer["highlight"]) == 12
+
+
+def test_a_card_beside_the_weights_makes_probabilities(tmp_path):
+    "The run is calibrated from its folder, and the predictor reads the card there; a card of other weights is refused"
+    sizes = {"model.width": 16, "model.ffn": 16, "data.train_queries": 40, "data.val_queries": 60, "data.test_queries": 20}
+    config = run_config("taskweave_mr2hd", "synthetic", overrides=sizes)
+    save_model(tmp_path/"last.safetensors", MomentModel(config, generator(0, "weights")), config)
+    scene = rng(0, "scene").standard_normal((30, 64), np.float32)
+    before = Predictor(tmp_path).predict(scene, query="a girl carries a lamp")
+    assert before.exists is None and before.note.startswith("not calibrated") and len(before.windows) == 10
+    assert main(["calibrate", str(tmp_path)]) == 0 and card_path(tmp_path/"last.safetensors").is_file()
+    ask = Predictor.load(tmp_path)
+    every = ask.predict(scene, query="a girl carries a lamp", threshold=0.)
+    assert 0 < every.exists < 1 and [w[:2] for w in every.windows] == [w[:2] for w in before.windows] and every.note.startswith("probabilities, as on synthetic")
+    kept = ask.predict(scene, query="a girl carries a lamp")
+    assert kept.windows == [w for w in every.windows if w[2] >= ask.card["threshold"]]
+    assert all(0 <= v <= 1 for v in every.highlight)
+    save_model(tmp_path/"last.safetensors", MomentModel(config, generator(1, "weights")), config)
+    assert "is of other weights" in refusal(Predictor, tmp_path)
+
+
+def test_a_wrong_sentence_gets_no_answer_more_often_than_a_right_one():
+    "On other queries of the embedded benchmark than those of the calibration: the stated rate of false alarms holds within 5 points"
+    ask = Predictor.load()
+    made = make(ask.data.seed, train=1, val=300)
+    own = MemoryFeatures(made.streams, made.tokens, ask.config.data)
+    ask.card = {"data": "synthetic"} | calibrate(ask.model, MomentDataset(made.val[:150], own, ask.config.data))
+    late = made.val[150:]
+    shown = [bool(ask.predict(made.streams[r.vid], made.tokens[r.qid]).windows) for r in late]
+    wrong = [bool(ask.predict(made.streams[r.vid], made.tokens[other.qid]).windows) for r, other in zip(late, late[1:]+late[:1])]
+    assert np.mean(wrong) < ask.card["false_alarms"]+.05 and np.mean(shown) > .6

@@ -23,21 +23,22 @@ def small(monkeypatch):
 def test_all_parts_are_measured_and_written(small, tmp_path, capsys):
     assert main(["bench", "--out", str(tmp_path/"B.json")]) == 0
     result, said = json.loads((tmp_path/"B.json").read_text()), capsys.readouterr().out
-    assert set(result) == {"unit_s", "hardware", "rows", "loader", "evaluator"} and result["unit_s"] > 0
+    assert set(result) == {"unit_s", "hardware", "rows", "loader", "evaluator", "predict"} and result["unit_s"] > 0
     assert [(r["preset"], r["phase"], r["kind"], r["dtype"]) for r in result["rows"]] == [(w.config.preset, w.phase, w.kind, w.dtype) for w in small]
     for row in result["rows"]:
         assert ROW <= set(row) and abs(row["units"]*result["unit_s"]/row["seconds"]-1) < 1e-4
         assert 0 < row["gflop_done"] <= 1.2*row["gflop_needed"]
     readers = [row["reader"] for row in result["loader"]]
     assert readers == ["files, compressed", "store, float32", "store, float16"]
+    assert [row["sentences"] for row in result["predict"]] == [1, 10, 100]
     assert result["evaluator"][0]["times"] > 1 and all(name in said for name in ("taskweave_hd2mr", "store, float16", "json_seconds", "unit: "))
 
 
-@pytest.mark.parametrize("only", ["model", "loader", "evaluator"])
+@pytest.mark.parametrize("only", ["model", "loader", "evaluator", "predict"])
 def test_one_part_leaves_the_others_empty(only, small, tmp_path):
     assert main(["bench", "--only", only, "--out", str(tmp_path/"B.json")]) == 0
     result = json.loads((tmp_path/"B.json").read_text())
-    assert [name for name in ("rows", "loader", "evaluator") if result[name]] == ["rows" if only == "model" else only]
+    assert [name for name in ("rows", "loader", "evaluator", "predict") if result[name]] == ["rows" if only == "model" else only]
 
 
 def test_full_size_is_that_of_the_papers():

@@ -122,11 +122,11 @@ def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path,
 
 
 def test_predicts_from_the_packaged_checkpoint():
-    shown, plain = mrhd("predict"), mrhd("predict", "--json", "--example", 1)
+    shown, plain = mrhd("predict", "--example", 3), mrhd("predict", "--json", "--example", 1)
     assert shown.returncode == plain.returncode == 0, shown.stderr+plain.stderr
-    assert "moment 1" in shown.stdout and "truth" in shown.stdout
+    assert "moment 1" in shown.stdout and "truth" in shown.stdout and "synthetic" in shown.stdout.splitlines()[0]
     answer = json.loads(plain.stdout)
-    assert len(answer["saliency"]) == len(answer["highlight"]) and answer["true_windows"] and all(s <= e for s, e, _ in answer["windows"])
+    assert len(answer["saliency"]) == len(answer["highlight"]) and answer["true_windows"] and "synthetic" in answer["example"] and all(s <= e for s, e, _ in answer["windows"])
 
 
 def test_the_packaged_checkpoint_answers_sensibly():
@@ -150,7 +150,11 @@ def test_predicts_from_files_of_ones_own(tmp_path):
     done = mrhd("predict", "--features", tmp_path/"v.npz", "--query-features", tmp_path/"q.npz", "--query", made.val[0].query, "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["query"] == made.val[0].query, done.stderr
     assert refused(mrhd("predict", "--features", tmp_path/"no.npz", "--query-features", tmp_path/"q.npz"), "no.npz")
-    assert refused(mrhd("predict", "--video", "v.mp4", "--query", "a dog"), "encoder", "--features")
+    assert refused(mrhd("predict", "--video", "v.mp4", "--query", "a dog"), "no encoder makes 'clip' (64 channels)")
+    assert refused(mrhd("predict"), "--video", "--features", "--example")
+    lines = mrhd("predict", "--features", tmp_path/"v.npz", "--query", made.val[0].query, "--query", "a chef lifts a lamp", "--lines").stdout.splitlines()
+    assert [json.loads(line)["qid"] for line in lines] == [1, 2] and json.loads(lines[0])["vid"] == "v"
+    assert json.loads(lines[0])["pred_relevant_windows"] == json.loads(done.stdout)["windows"]
 
 
 def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys, monkeypatch):
