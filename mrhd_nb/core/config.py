@@ -30,11 +30,8 @@ def _at_least(config:Any, **least:float)->None:
             raise InputError(f"field '{name}': {value!r} is not a number of at least {low}")
 
 # %% ../../nbs/1_core/02_config.ipynb #55ff8316
-def implemented(
-    kinds:dict[str, Any], # kind -> what it stands for in the code
-    kind:str, field:str,  # the value of a field of the configuration, and its name
-)->Any:
-    "What a kind stands for; one that only the configuration knows is refused"
+def implemented(kinds:dict[str, Any], kind:str, field:str)->Any: # kinds: what each stands for
+    "What a kind stands for in the code; one that only the configuration knows is refused"
     if kind in kinds: return kinds[kind]
     raise InputError(f"field '{field}': no code for '{kind}', only for {', '.join(kinds)}")
 

@@ -97,22 +97,12 @@ def read_json(path:str|Path)->Any:
     except ValueError as e: raise InputError(f"{path}: not JSON: {e}") from None
 
 # %% ../../nbs/1_core/01_files.ipynb #fa9804b3
-def refuse_foreign(
-    out:str|Path,      # the folder that a program is asked to write into
-    mark:str,          # name of the JSON file in each folder of this program
-    field:str,         # in the object that the file holds, or in each value of it
-    folders:bool=True, # do folders in it count too?
-)->None:
+def refuse_foreign(out:str|Path, mark:str, field:str, folders:bool=True)->None: # mark: has `field`
     "Refuse a folder that holds files, but not the one that marks a folder as the program's own"
-    out, passing = Path(out), (".partial.ipynb", ".log", ".yaml", ".yml")
-    paths = sorted(out.iterdir()) if out.is_dir() else []
+    passing = ".partial.ipynb", ".log", ".yaml", ".yml"                # there before a run begins
+    paths = [p for p in sorted(Path(out).glob("[!.]*")) if not p.name.endswith(passing)]
     there = [path.name for path in paths if folders or path.is_file()]
-    there = [name for name in there if name[0] != "." and not name.endswith(passing)]
-    if mark in there:
-        values = read_json(out/mark)
-        parts = [values, *values.values()] if isinstance(values, dict) else []
-        if any(isinstance(part, dict) and field in part for part in parts): return
-        there = [mark]
+    if mark in there and f'"{field}"'.encode() in read_bytes(Path(out, mark)): return
     if there:
         raise InputError(f"{out}: holds {', '.join(there[:3])}{', ...'*(len(there) > 3)}, which "
                          "this program did not write; name a new or empty folder")

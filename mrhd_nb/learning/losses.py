@@ -348,10 +348,8 @@ def make_weighting(losses:LossConfig)->nn.Module:
 # %% ../../nbs/5_learning/03_losses.ipynb #8f816121
 EXTRA_LOSSES:dict[str, Callable[[Prediction, Targets], Tensor]] = {} # coefficient -> loss (B,)
 
-def extra_losses(
-    prediction:Prediction, targets:Targets, losses:LossConfig,
-    share:Share|None=None, # None: the batch is whole
-)->dict[str, Tensor]: # name -> scalar with its coefficient
+def extra_losses(prediction:Prediction, targets:Targets, losses:LossConfig,
+                 share:Share|None=None)->dict[str, Tensor]: # name -> scalar with its coefficient
     "The losses of EXTRA_LOSSES whose coefficient is not 0"
     part = 1 if share is None else share.part([1]*len(share.clips))
     asked = {name: c for name in EXTRA_LOSSES if (c := getattr(losses, name))}

@@ -81,9 +81,9 @@ def cpu_name()->str:
 
 def native_bfloat16()->bool:
     "Does this machine's CPU multiply bfloat16 itself?"
-    if platform.machine().lower() not in ("x86_64", "amd64"): # on x86, mkldnn says yes too often
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if platform.machine().lower() in ("x86_64", "amd64"): # there mkldnn says yes too often
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 def versions()->dict[str, Any]:
     "Versions of the libraries, platform, number of threads and kind of bfloat16"
@@ -93,14 +93,11 @@ def versions()->dict[str, Any]:
 
 # %% ../../nbs/5_learning/05_runs.ipynb #8342a516
 @cache
-def _say_emulated()->None:
-    print("bfloat16: this CPU does not multiply it itself, so it takes longer than float32 "
-          "(training.precision=float32)", file=sys.stderr)
-
 def check_precision(precision:str, device:str|torch.device)->None: # float32 or bfloat16
     "Warn, once in a process, of bfloat16 on a CPU that only emulates it"
-    emulated = torch.device(device).type == "cpu" and not native_bfloat16()
-    if precision == "bfloat16" and emulated: _say_emulated()
+    if precision == "bfloat16" and torch.device(device).type == "cpu" and not native_bfloat16():
+        print("bfloat16: this CPU does not multiply it itself, so it takes longer than float32 "
+              "(training.precision=float32)", file=sys.stderr)
 
 # %% ../../nbs/5_learning/05_runs.ipynb #e880dc4c
 def note_environment(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['STATE_SCHEMA', 'PARTS', 'PLAIN', 'BAR', 'shuffle_queries', 'State', 'learning_rate', 'update_average',
-           'NonFiniteLoss', 'train_step', 'score', 'rehearse', 'keep', 'pin_init', 'start_from', 'Run', 'epoch_line',
-           'run_epochs', 'finish', 'train']
+           'NonFiniteLoss', 'train_step', 'score', 'need_labels', 'rehearse', 'keep', 'pin_init', 'start_from', 'Run',
+           'epoch_line', 'run_epochs', 'finish', 'train']
 
 # %% ../../nbs/5_learning/07_training.ipynb #d1a23c99
 import io, math, os, sys, time, torch
 import numpy as np
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -154,23 +155,28 @@ def score(
     return evaluate(submission=lines, annotations=truth, dataset=config.data.dataset), lines
 
 # %% ../../nbs/5_learning/07_training.ipynb #3be22144
-def _needs_label(record:Record, why:str)->InputError:
-    "The error that a record has no labels"
-    name = "label" if record.dataset in ("tvsum", "youtube") else "relevant_windows"
-    return InputError(f"{record.source}: field '{name}': missing; {why}")
+def need_labels(records:Sequence[Record], why:str)->None:
+    "Refuse records of which one has no labels"
+    for record in records:
+        if label_kind(record): continue
+        name = "label" if record.dataset in ("tvsum", "youtube") else "relevant_windows"
+        raise InputError(f"{record.source}: field '{name}': missing; {why}")
 
-def rehearse(dataset:MomentDataset, batch_size:int=100)->tuple[str, ...]: # empty without labels
-    "Read a whole split and score blank answers; the names of the metrics"
-    truth, lines = [as_json(record) for record in dataset.records], []
+def rehearse(dataset:MomentDataset, batch_size:int=100, by:str="")->None: # by: it picks the epoch
+    "Read a whole split and score blank answers"
+    records, lines = dataset.records, []
     for batch in iterate(dataset, batch_size):
-        lines += [{"qid": r.qid, "query": r.query, "vid": r.vid, "pred_saliency_scores": [0.]*n,
-                   "pred_relevant_windows": [[0., r.duration, 1.]]}
-                  for r, n in zip(batch.records, batch.clip_mask.sum(1).tolist())]
-    bare = [record for record in dataset.records if not label_kind(record)]
-    if len(bare) == len(dataset): return ()
-    if bare: raise _needs_label(bare[0], "other queries of this split are labelled, so all must be")
-    metrics = evaluate(submission=lines, annotations=truth, dataset=dataset.data.dataset)
-    return tuple(metrics["brief"])
+        lines += [{"qid": r.qid, "vid": r.vid, "pred_relevant_windows": [[0., r.duration, 1.]],
+                   "pred_saliency_scores": [0.]*int(mask.sum())}
+                  for r, mask in zip(batch.records, batch.clip_mask)]
+    bare = [record for record in records if not label_kind(record)]
+    if by or len(bare) < len(records): need_labels(bare, "it picks the epoch, or others have it")
+    if bare: return
+    truth = [as_json(record) for record in records]
+    metrics = evaluate(submission=lines, annotations=truth, dataset=dataset.data.dataset)["brief"]
+    if not by or by in metrics: return
+    measured = ", ".join(metrics)
+    raise InputError(f"field 'training.select_by': '{by}' is not measured; one of {measured}")
 
 # %% ../../nbs/5_learning/07_training.ipynb #f026b62a
 def keep(state:State, metrics:dict|None, by:str)->bool:
@@ -212,10 +218,10 @@ class Run:
         training, resume = config.training, out/"resume.pt"
         splits = ("train", "val", "test") if training.select_on == "val" else ("train", "test")
         self.data = data = {split: open_split(config, split) for split in splits}
-        for record in data["train"].records:
-            if not label_kind(record): raise _needs_label(record, "training needs labels")
-        measured = {s: rehearse(data[s], training.eval_batch_size) for s in splits[1:]}
-        self.check_selection(measured.get(training.select_on))
+        need_labels(data["train"].records, "training needs labels")
+        for split in splits[1:]:
+            by = training.select_by if split == training.select_on else ""
+            rehearse(data[split], training.eval_batch_size, by)
         if training.shuffle_queries: data["train"] = shuffle_queries(data["train"], config.seed)
         self.state = state = State(config, device)
         if training.init and not resume.exists(): start_from(state, config)
@@ -228,16 +234,6 @@ class Run:
             data["train"] = AugmentedDataset(data["train"], training.augment)
         for model in {state.model, state.average}:
             if training.compile: compile_model(model, device)
-
-    def check_selection(self, measured:tuple[str, ...]|None)->None: # on the split that picks
-        "Refuse a metric that cannot pick the epoch; None: no split picks it"
-        on, by = self.config.training.select_on, self.config.training.select_by
-        if measured is None or by in measured: return
-        if not measured:
-            raise _needs_label(self.data[on].records[0], f"training.select_on={on} picks the epoch "
-                               "by them (none: the last epoch is reported)")
-        raise InputError(f"field 'training.select_by': '{by}' is not measured; one of "
-                         f"{', '.join(measured)}")
 
 # %% ../../nbs/5_learning/07_training.ipynb #5c6318ee
 def epoch_line(state:State, feedback:bool)->dict[str, Any]:
@@ -261,9 +257,8 @@ def run_epochs(run:Run, progress:bool=True)->None:
     train_set, picks = run.data["train"], run.data.get(training.select_on)
     length = math.ceil(len(train_set)/training.batch_size)             # steps of an epoch
     shown = progress and world.first
-    if shown and state.step:
-        place = f"epoch {state.epoch} of {training.epochs}, step {state.step}"
-        print(f"{run.out}: goes on after {place}", file=sys.stderr)
+    place = f"epoch {state.epoch} of {training.epochs}, step {state.step}"
+    if shown and state.step: print(f"{run.out}: goes on after {place}", file=sys.stderr)
     bar = tqdm(total=length*training.epochs, initial=state.step, disable=not shown, bar_format=BAR)
     gpus = [run.device] if torch.device(run.device).type == "cuda" else []
     with bar, torch.random.fork_rng(gpus):
@@ -344,16 +339,15 @@ def _train(config:RunConfig, out:Path, device:str|torch.device, progress:bool)->
     torch.use_deterministic_algorithms(before or config.training.deterministic)
     try:
         with join(device) as (world, device), hold_folder(out) if world.first else nullcontext():
-            if world.first:
-                prepare_folder(out, config)
-                check_precision(config.training.precision, device)
+            if world.first: prepare_folder(out, config)
+            if world.first: check_precision(config.training.precision, device)
             world.wait()
             run = Run(config, out, device, world)
             try: run_epochs(run, progress), finish(run)
             except NonFiniteLoss as e:
-                epoch = min(len(run.state.history)+1, config.training.epochs)
-                raise NonFiniteLoss(f"training diverged in epoch {epoch} (steps done: "
-                                    f"{run.state.step}): {e}; try a lower training.lr") from None
+                epoch, step = min(len(run.state.history)+1, config.training.epochs), run.state.step
+                where = f"training diverged in epoch {epoch} (steps done: {step})"
+                raise NonFiniteLoss(f"{where}: {e}; try a lower training.lr") from None
     finally: torch.use_deterministic_algorithms(before)
 
 # %% ../../nbs/5_learning/07_training.ipynb #17681bb6

@@ -197,10 +197,9 @@ class MomentModel(nn.Module):
         if self.config.decoupled and soft and direction in ("hd2mr", "both"):
             raise InputError("field 'feedback.kind': soft HD->MR feedback reads the one encoder"
                              " again, so it needs decoupled=false")
-        for field, kind, known in (("feedback.kind", self.config.feedback.kind, "binary soft"),
-                                   ("feedback.direction", direction, "none mr2hd hd2mr both"),
-                                   ("highlight_head", self.config.highlight_head, "linear_conv sum")):
-            implemented(dict.fromkeys(known.split()), kind, field)
+        known = "binary soft none mr2hd hd2mr both linear_conv sum".split()
+        for kind in (self.config.feedback.kind, direction, self.config.highlight_head):
+            implemented(dict.fromkeys(known), kind, "model")
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             if generator is not None:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

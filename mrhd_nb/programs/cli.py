@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BARS', 'PLAIN', 'WIDEST', 'SET', 'DEVICE', 'DATA', 'RULES', 'PROTOCOL', 'STYLE', 'COLUMNS', 'LEDGER', 'COMMANDS',
-           'EXAMPLES', 'Parser', 'answer', 'show_plain', 'how_to_resume', 'train_command', 'sign_files', 'result_table',
+           'EXAMPLES', 'Parser', 'answer', 'show_plain', 'train_command', 'sign_files', 'result_table',
            'evaluate_command', 'compare_command', 'leaderboard_command', 'notebooks_command', 'example_input',
            'describe_answer', 'predict_command', 'calibrate_command', 'report_command', 'parity_command',
            'sweep_command', 'demo_command', 'bench_command', 'download_command', 'convert_command', 'pack_command',
@@ -32,7 +32,8 @@ class Parser(argparse.ArgumentParser):
 def answer(command:Callable[[], int|None])->int: # exit status
     "Run a command; report its error in one line"
     try: return command() or 0
-    except KeyboardInterrupt as e: said, status = "; ".join(["interrupted", *map(str, e.args)]), 130
+    except KeyboardInterrupt as e:
+        said, status = f"interrupted; {e if e.args else 'run it again to go on'}", 130
     except BrokenPipeError: # the reader of our output has gone: head, less
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -51,18 +52,10 @@ PLAIN = dict(zip(BARS+"±", (*" .:-=+*#", "+/-"))) # character -> what ASCII sho
 
 def show_plain(error:UnicodeEncodeError)->tuple[str, int]: # the text; where encoding goes on
     "An error handler of codecs that shows what an encoding lacks in ASCII"
-    lacking = error.object[error.start:error.end]
-    escape = lambda character: character.encode("ascii", "backslashreplace").decode()
-    return "".join(PLAIN.get(c) or escape(c) for c in lacking), error.end
+    lacking, escape = error.object[error.start:error.end], "backslashreplace"
+    return "".join(PLAIN.get(c) or c.encode("ascii", escape).decode() for c in lacking), error.end
 
 # %% ../../nbs/8_programs/07_cli.ipynb #8421f08b
-def how_to_resume(out:str, args:Namespace)->str: # out: run folder; args: of `mrhd train`
-    "The command that goes on with an interrupted run"
-    if not Path(out, "config.json").is_file(): return "nothing was trained yet"
-    given = {"--device": (args.device, "cpu"), "--processes": (args.processes, 1)}
-    words = [w for n, (value, usual) in given.items() if value != usual for w in (n, str(value))]
-    return "go on with: mrhd "+shlex.join(["train", "--resume", out, *words])
-
 def train_command(args:Namespace)->None:
     "Train one run through its notebook"
     from mrhd_nb.programs.notebooks import experiment_config, results_table, run_notebook
@@ -86,7 +79,11 @@ def train_command(args:Namespace)->None:
     else:
         what |= {"device": args.device, "processes": args.processes}
         try: run_notebook("train", out, what, stream=sys.stderr)
-        except KeyboardInterrupt: raise KeyboardInterrupt(how_to_resume(out, args)) from None
+        except KeyboardInterrupt:
+            words = [] if args.device == "cpu" else ["--device", args.device]
+            words += ["--processes", str(args.processes)]*(args.processes > 1)
+            again = shlex.join(["train", "--resume", out, *words])
+            raise KeyboardInterrupt(f"go on with: mrhd {again}") from None
     results, answers = read_json(Path(out)/"metrics.json"), Path(out)/"submission_last.jsonl"
     if results["last"]["metrics"]: print(results_table(results).T.to_string())
     else: print(f"not scored: the reported split has no labels; its answers are in {answers}")
@@ -509,10 +506,9 @@ COMMANDS |= {
 # %% ../../nbs/8_programs/07_cli.ipynb #6e363ed0
 EXAMPLES = { # command -> what its help shows
     "train": "mrhd train --preset tr_detr --set training.epochs=5 --out runs/first",
-    "evaluate": "mrhd evaluate taskweave_mr2hd",
-    "predict": "mrhd predict --example 3",
     "convert": "printf 'video,query,start,end,duration\\nv1,a dog barks,2,6,20\\n' > table.csv\n"
                "         mrhd convert table.csv --out runs/mine",
+    "evaluate": "mrhd evaluate taskweave_mr2hd", "predict": "mrhd predict --example 3",
     "parity": "mrhd parity ../shared/golden", "doctor": "mrhd doctor tvsum",
     "notebooks": "mrhd notebooks --copy runs/notebooks", "download": "mrhd download tvsum --list",
     "pack": "mrhd pack tvsum --out runs/tvsum.store", "sweep": "mrhd sweep smoke --out runs/smoke",

@@ -262,9 +262,6 @@ def run_jobs(
         what = f"{'FAILED' if error else 'done'} after {time.perf_counter()-start:.0f} s"
         report(f"{job.label}: {what}" + (f": {error} (see {job.log})" if error else ""))
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers or max(1, here//threads)) as pool:
-        try: list(pool.map(follow, jobs))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("run it again to go on; what is finished is kept") from None
+    with ThreadPoolExecutor(workers or max(1, here//threads)) as pool: list(pool.map(follow, jobs))
     names = ", ".join(failed)
     if failed: raise NotebookError(f"{len(failed)} of {len(jobs)} steps failed: {names}")

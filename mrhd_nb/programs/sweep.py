@@ -8,7 +8,7 @@ __all__ = ['PROTOCOLS', 'GROUP', 'SHOWN', 'HELD', 'LEFT', 'Grid', 'read_grids', 
            'as_markdown', 'protocol_table', 'signatures_of', 'write_tables', 'print_table', 'sweep']
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #4e40eb7c
-import itertools, re, yaml
+import itertools, json, re, yaml
 import numpy as np
 import pandas as pd
 from collections.abc import Callable, Mapping, Sequence
@@ -58,14 +58,12 @@ class Grid:
 
     def combinations(self)->dict[str, dict[str, Any]]: # name -> overrides
         "Every variant with every combination of the values in `grid`, the last changing fastest"
-        lasts, found = [name.rpartition(".")[2] for name in self.grid], {}
-        short = [name if lasts.count(last) > 1 else last for name, last in zip(self.grid, lasts)]
-        for (variant, changes), values in itertools.product(
-                self.variants.items(), itertools.product(*self.grid.values())):
-            words = [variant]*bool(variant)+[f"{n}={v}" for n, v in zip(short, values)]
-            texts = [f"{n}={v}" for n, v in zip(self.grid, values) if type(v) is str] # 1e-3 in YAML
-            chosen = dict(zip(self.grid, values)) | parse_overrides(texts)
-            found[re.sub(r"[^\w.+=-]+", "_", "-".join(words))] = changes | chosen
+        found, chosen = {}, itertools.product(*self.grid.values())
+        for (variant, changes), values in itertools.product(self.variants.items(), chosen):
+            texts = [v if type(v) is str else json.dumps(v) for v in values] # YAML: 1e-3 is a text
+            words = [f"{n.rpartition('.')[2]}={text}" for n, text in zip(self.grid, texts)]
+            name = re.sub(r"[^\w.+=-]+", "_", "-".join(filter(None, [variant, *words])))
+            found[name] = changes | parse_overrides(list(map("=".join, zip(self.grid, texts))))
         return found
 
 # %% ../../nbs/8_programs/03_sweep.ipynb #3ef93cbb
@@ -182,10 +180,10 @@ def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch s
         shown = {"best": f"best of {len(scored)} evaluations, {PICKED[picked]}",
                  "last": f"last of {epochs} epochs{unseen}"}
         for which in ("last",) if picked == "none" else ("best", "last"):
-            metrics = results[which]["metrics"] or {"brief": {}} # of a split without labels
+            metrics = results[which]["metrics"] or {} # None: of a split without labels
             at = {"which": which, "shown": shown[which], "epoch": results[which]["epoch"],
                   "signature": metrics.get("signature", "")}
-            rows.append(what | at | metrics["brief"])
+            rows.append(what | at | metrics.get("brief", {}))
     if not rows: raise InputError(f"{out}: holds no finished run")
     return pd.DataFrame(rows)
 
