@@ -30,7 +30,7 @@ def standings_table(
     annotations:Any,              # file, or lines
     dataset:str="qvhighlights",
 )->pd.DataFrame: # system, metric (as papers call it), value, low, high, queries
-    "The headline metrics of every system, and those of people and of chance"
+    "The headline metrics of every system, of people and of chance"
     scored = score_systems(systems, annotations, dataset)
     limits = {name: [table] for name, table in ceilings(annotations, dataset).items()}
     shown = HEADLINES[dataset] | (LENGTHS if dataset == "qvhighlights" else {})
@@ -80,15 +80,15 @@ def draw_standings(table:pd.DataFrame)->Figure:
 
 # %% ../../nbs/7_figures/03_charts.ipynb #3c40e0d3
 def errors_table(
-    systems:dict[str, list[Any]], # name -> submissions; the first of each counts
+    systems:dict[str, list[Any]], # name -> submissions; the first of each is used
     annotations:Any,
     records:Sequence[Record],     # of the annotations
     dataset:str="qvhighlights",
 )->pd.DataFrame: # system, factor, group, measure, value, low, high, queries
-    "How each system scores, by what is asked"
+    "How each system scores, by properties of the query"
     scored = {n: tables[0] for n, tables in score_systems(systems, annotations, dataset).items()}
     if not any(m in t for t in scored.values() for m in MEASURES.values()):
-        raise InputError(f"data set '{dataset}': its scores are not divided by what is asked")
+        raise InputError(f"data set '{dataset}': has no scores by properties of the query")
     return error_table(scored, query_factors(records))
 
 # %% ../../nbs/7_figures/03_charts.ipynb #15a1cdab
@@ -103,7 +103,7 @@ def draw_errors(table:pd.DataFrame)->Figure:
             spread = [(line.value-line.low).clip(0), (line.high-line.value).clip(0)]
             ax.errorbar(line.group, line.value, spread, color=colour, marker="o", markersize=2.5,
                         linewidth=1, elinewidth=0.9, label=system)
-        ax.set(ylim=(0, max(table[table.measure == measure].high)*1.03),
+        ax.set(ylim=(0, table[table.measure == measure].high.max()*1.03),
                xlabel=textwrap.fill(factor, 16), ylabel=f"{measure} (%)")
         ax.tick_params(axis="x", rotation=90, labelsize=6.5)
         ax.grid(axis="y")
@@ -115,7 +115,7 @@ def draw_errors(table:pd.DataFrame)->Figure:
 # %% ../../nbs/7_figures/03_charts.ipynb #6fac8c88
 @mpl.rc_context(STYLE)
 def draw_disagreement(table:pd.DataFrame)->Figure:
-    "Draw a table of `disagreement`: a panel per outcome, and what independent tasks would give"
+    "Draw a table of `disagreement`: a panel per outcome, and the shares of independent tasks"
     systems = list(table.system.unique())
     figure, (axes,) = panels([0.9+0.17*len(systems)], columns=len(OUTCOMES))
     titles = {"both": "both tasks hit", "MR alone": "MR alone hits",
