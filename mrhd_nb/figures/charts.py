@@ -103,7 +103,7 @@ def draw_errors(table:pd.DataFrame)->Figure:
             spread = [(line.value-line.low).clip(0), (line.high-line.value).clip(0)]
             ax.errorbar(line.group, line.value, spread, color=colour, marker="o", markersize=2.5,
                         linewidth=1, elinewidth=0.9, label=system)
-        ax.set(ylim=(0, max(table[table.measure == measure].high)*1.03),
+        ax.set(ylim=(0, table[table.measure == measure].high.max()*1.03),
                xlabel=textwrap.fill(factor, 16), ylabel=f"{measure} (%)")
         ax.tick_params(axis="x", rotation=90, labelsize=6.5)
         ax.grid(axis="y")

@@ -132,14 +132,13 @@ def evaluate_command(args:Namespace)->None:
         raise InputError("evaluate: --columns needs --format text, markdown or latex")
     if args.run:
         from mrhd_nb.programs.notebooks import find_checkpoint, score_run
-        metrics, _, table = score_run(
-            find_checkpoint(args.run), device=args.device, overrides=args.set)
+        checkpoint, said = find_checkpoint(args.run), ""
+        metrics, _, table = score_run(checkpoint, device=args.device, overrides=args.set)
     else:
         from mrhd_nb.evaluation.ledger import record_scoring
         metrics, table = evaluate(**files, dataset=args.dataset, protocol=args.protocol), None
         said = record_scoring(args.annotations, args.submission, metrics)
         metrics |= {"signature": sign_files(args, args.submission)}
-        if said: print(f"mrhd: {said}", file=sys.stderr)
         if args.intervals or args.per_query:
             table = per_query(*files.values(), args.dataset, args.protocol)
     shown = json.dumps(metrics["brief"], indent=4)
@@ -150,6 +149,7 @@ def evaluate_command(args:Namespace)->None:
         metrics |= {"intervals": interval_block(table)}
         shown = interval_text(metrics["intervals"], metrics["signature"])
     elif args.format == "json": print(f"mrhd: {metrics['signature']}", file=sys.stderr)
+    if said: print(f"mrhd: {said}", file=sys.stderr)
     if args.format != "json":
         shown = result_table(args, metrics, Path(args.run or args.submission).stem)
     if args.out: write_json(args.out, metrics) # before a reader such as head closes the pipe

@@ -63,7 +63,7 @@ def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, ca
     assert main([*words, "--out", str(tmp_path/"M.json")]) == 0
     said, written = capsys.readouterr(), json.loads((tmp_path/"M.json").read_text())
     assert "|looks:1|" in written.pop("signature") and written == official
-    doubt, ledger_line, signature = said.err.splitlines()
+    doubt, signature, ledger_line = said.err.splitlines()
     assert json.loads(said.out) == official["brief"] and "not sorted by score" in doubt and "scoring 1 " in ledger_line and "|rules:qvhighlights|" in signature
     assert main([*words, "--intervals", "--per-query", str(tmp_path/"q.parquet"), "--out", str(tmp_path/"I.json")]) == 0
     said, written = capsys.readouterr(), json.loads((tmp_path/"I.json").read_text())
