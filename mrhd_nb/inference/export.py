@@ -40,6 +40,7 @@ class Moments:
         edges = [(round(s*self.rate), round(e*self.rate)) for s, e, _ in self.windows]
         return [(first, max(last, first+1)) for first, last in edges]
 
+# %% ../../nbs/6_inference/05_export.ipynb #072afbad
 def extra_package(name:str)->Any:
     "A package of the extra [export]"
     try: return import_module(name)
@@ -59,17 +60,13 @@ def describe_video(path:str|Path)->dict[str, Any]: # rate, duration and start, a
     except (av.FFmpegError, OSError, IndexError, TypeError) as e: # no stream, or no duration
         raise InputError(f"{path}: is not a video that can be read: {first_line(e)}") from None
 
-# %% ../../nbs/6_inference/05_export.ipynb #08c63749
-LABELS = """<View>
-  <Video name="video" value="$video"/>
-  <TimelineLabels name="moments" toName="video"><Label value="moment"/></TimelineLabels>
-</View>"""
-
+# %% ../../nbs/6_inference/05_export.ipynb #3463928d
 def moment_table(answers:Sequence[Moments])->pd.DataFrame: # video, query, start, end, score
     "One row for each moment"
     return pd.DataFrame([(m.video, m.query, *window) for m in answers for window in m.windows],
                         columns=["video", "query", "start", "end", "score"])
 
+# %% ../../nbs/6_inference/05_export.ipynb #0f2e952a
 def subtitles(answers:Sequence[Moments])->str:
     "WebVTT, in the order of the video"
     if len({m.video for m in answers}) > 1: raise InputError("format 'vtt': describes one video")
@@ -84,6 +81,13 @@ def subtitles(answers:Sequence[Moments])->str:
         cues.append(f"{clock(start)} --> {clock(end)}\n{text} ({score:.2f})\n")
     return "\n".join(cues)
 
+# %% ../../nbs/6_inference/05_export.ipynb #b6a6ceed
+LABELS = """<View>
+  <Video name="video" value="$video"/>
+  <TimelineLabels name="moments" toName="video"><Label value="moment"/></TimelineLabels>
+</View>"""
+
+# %% ../../nbs/6_inference/05_export.ipynb #3ff82d24
 def label_tasks(answers:Sequence[Moments])->str:
     "Label Studio's tasks, one for each query of a video"
     region = {"from_name": "moments", "to_name": "video", "type": "timelinelabels"}
@@ -100,6 +104,7 @@ def timecode_rate(rate:Fraction)->float: # frames a second
     known = extra_package("opentimelineio").opentime.RationalTime.is_smpte_timecode_rate
     return next((r for r in map(float, (rate, 2*rate, 4*rate)) if known(r)), 30.)
 
+# %% ../../nbs/6_inference/05_export.ipynb #33745dff
 def timeline(
     answers:Sequence[Moments],
     one_rate:bool=False, # give all times at the rate of the first file
@@ -133,6 +138,7 @@ def write_timeline(answers:Sequence[Moments], adapter:str)->str:
     write = extra_package("opentimelineio").adapters.write_to_string
     return write(timeline(answers, edl), adapter, **options)
 
+# %% ../../nbs/6_inference/05_export.ipynb #fc035899
 FORMATS:dict[str, Callable[[Sequence[Moments]], str]] = {
     "json": lambda answers: moment_table(answers).to_json(orient="records", indent=2),
     "csv": lambda answers: moment_table(answers).to_csv(index=False),
@@ -140,6 +146,7 @@ FORMATS:dict[str, Callable[[Sequence[Moments]], str]] = {
     name: partial(write_timeline, adapter=adapter) for name, adapter in
     (("otio", "otio_json"), ("edl", "cmx_3600"), ("xml", "fcp_xml"))}
 
+# %% ../../nbs/6_inference/05_export.ipynb #38559405
 def format_moments(answers:Sequence[Moments], kind:str)->str: # one of FORMATS
     "The moments of any number of videos as a text for another program"
     if kind not in FORMATS: raise InputError(f"format '{kind}': one of {', '.join(FORMATS)}")
@@ -163,6 +170,7 @@ def cut_file(video:Path, start:float, end:float, out:Path)->None: # seconds
                 packet.stream = copies[packet.stream.index]
                 target.mux(packet)
 
+# %% ../../nbs/6_inference/05_export.ipynb #3cccac4a
 def cut_moments(
     moments:Moments,
     out:str|Path, # folder of the files

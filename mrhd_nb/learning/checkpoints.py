@@ -55,7 +55,7 @@ def read_tensors(path:str|Path)->tuple[dict[str, Tensor], dict[str, str]]:
             return {n: f.get_tensor(n) for n in f.keys()}, f.metadata() or {}
     except FileNotFoundError: raise InputError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as e:
-        if Path(path).is_file() and Path(path).read_bytes()[:2] in (b"PK", b"\x80\x02"): # torch.save
+        if Path(path).is_file() and Path(path).read_bytes()[:2] in (b"PK", b"\x80\x02"): # of torch
             raise InputError(f"{path}: is a checkpoint of another program; first turn it into one "
                              f"of this package: mrhd import {path} --out DIR") from None
         raise InputError(f"{path}: is not a safetensors file ({e})") from None

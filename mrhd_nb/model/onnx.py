@@ -39,6 +39,7 @@ ONNX_AXES = { # input -> names of its free axes
     "video": ("batch", "clips"), "clip_mask": ("batch", "clips"),
     "tokens": ("batch", "tokens"), "token_mask": ("batch", "tokens")}
 
+# %% ../../nbs/3_model/08_onnx.ipynb #a56e2b3d
 def write_onnx(
     model:MomentModel,
     path:str|Path,            # the .onnx file

@@ -90,7 +90,7 @@ def read_released(
 
 # %% ../../nbs/3_model/07_released.ipynb #f4446a70
 def plain_value(value:Any)->Any:
-    "A value of a checkpoint as JSON expresses it: stand-ins as dictionaries, unknown values as text"
+    "A value of a checkpoint as JSON expresses it; what it cannot express becomes text"
     if isinstance(value, Mapping):
         value = {**getattr(value, "__dict__", {}), **value}
         for inner in ("_content", "_val"):                             # of omegaconf

@@ -160,6 +160,8 @@ def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers, or a set 
 
 # %% ../../nbs/8_programs/06_parity.ipynb #02c86883
 LIMITS = {"outputs": 1e-5, "losses": 1e-5, "matches": 0., "gradients": 1e-4, "trajectory": 1e-4}
+
+# %% ../../nbs/8_programs/06_parity.ipynb #d80cfd5b
 PARTS = { # beginning of a key: part; other keys are not compared
     "out": "outputs", "loss": "losses", "weight_dict": "losses", "match": "matches",
     "grad": "gradients", "grad_none": "gradients", "grad_norm_total": "gradients",

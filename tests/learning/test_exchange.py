@@ -212,5 +212,5 @@ def test_a_card_states_the_numbers_of_its_run_and_no_others(tmp_path):
     (tmp_path/"run"/"metrics.json").write_text(json.dumps({"last": {"metrics": {"brief": {"MR-full-mAP": 12.34}}}}))
     export_model(tmp_path/"run", tmp_path/"with")
     cards = [(tmp_path/name/"README.md").read_text() for name in ("without", "with")]
-    assert "mAP" not in cards[0] and "| MR-full-mAP | 12.34 |" in cards[1] and "Assumed" not in cards[1]
+    assert "mAP" not in cards[0] and "| MR-full-mAP | 12.34 |" in cards[1] and "| weights | last epoch, select_on=val |" in cards[1] and "Assumed" not in cards[1]
     assert refusal(export_model, tmp_path/"run", tmp_path/"with").endswith("is already there; remove it, or name another folder")
