@@ -104,8 +104,8 @@ def run_facts(run:Path, dataset:MomentDataset)->str:
     config, made = read_config(run/"config.json"), read_json(run/"environment.json")
     name, videos = NAMES.get(config.preset, config.preset), {r.vid for r in dataset.records}
     return (f"{name} on {config.data.name}, seed {config.seed}; epochs: {config.training.epochs}, "
-            f"width: {config.model.width}; reported queries: {len(dataset)}, videos: {len(videos)}; "
-            f"mrhd_nb {made['mrhd_nb']}, torch {made['torch']}, {made['device_name']}")
+            f"width: {config.model.width}; reported queries: {len(dataset)}, videos: {len(videos)}"
+            f"; mrhd_nb {made['mrhd_nb']}, torch {made['torch']}, {made['device_name']}")
 
 # %% ../../nbs/8_programs/04_report.ipynb #e2c39cc3
 def report(
