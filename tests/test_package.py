@@ -38,7 +38,7 @@ def test_wheel_holds_modules_notebooks_weights_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {n.removeprefix("mrhd_nb/") for n in names if n.startswith("mrhd_nb/")}
     notebooks = {n.removeprefix("notebooks/") for n in inside if n.startswith("notebooks/")}
-    assert {f"{m.replace('.', '/')}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml", "published.yaml", "released.yaml", "parameter_names.yaml", "model_card.yaml"} <= inside
+    assert {f"{m.replace('.', '/')}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml", "published.yaml", "released.yaml", "parameter_names.yaml", "model_card.yaml", "view.js", "view.css"} <= inside
     assert sorted(n for n in notebooks if "/" not in n and n.endswith(".ipynb")) == NOTEBOOKS
     assert sorted(n for n in notebooks if n.startswith("tutorials/")) == [f"tutorials/{n}" for n in TUTORIALS]
     assert any(n.startswith("weights/") and n.endswith(".safetensors") for n in inside)

@@ -6,7 +6,7 @@
 __all__ = ['SHOWN', 'tracks', 'answer_view', 'record_view', 'find_video', 'asset', 'page', 'table_html', 'figure_html',
            'view_html']
 
-# %% ../../nbs/7_figures/05_views.ipynb #b36b44b4
+# %% ../../nbs/7_figures/05_views.ipynb #a8a66e4d
 import base64, html, io, json, mimetypes
 import matplotlib as mpl
 import pandas as pd
@@ -28,7 +28,7 @@ from ..learning.answers import has_moments, postprocess
 from .inside import attention_table, masks_table
 from .panels import STYLE, annotators
 
-# %% ../../nbs/7_figures/05_views.ipynb #daefbdf7
+# %% ../../nbs/7_figures/05_views.ipynb #316a0d94
 def tracks(table:pd.DataFrame)->list[dict[str, Any]]: # name, rows: label, fed, values (L,)
     "The panels of an `attention_table` or a `masks_table` that have values for clips"
     shown = table[~table.panel.isin(("query", "moments", "spans", "annotators"))]
@@ -38,7 +38,7 @@ def tracks(table:pd.DataFrame)->list[dict[str, Any]]: # name, rows: label, fed, 
          "values": row.value.round(4).tolist()} for _, row in panel.groupby("row", sort=False)]}
         for name, panel in shown.groupby("panel", sort=False)]
 
-# %% ../../nbs/7_figures/05_views.ipynb #7b5a1d82
+# %% ../../nbs/7_figures/05_views.ipynb #cc60ab36
 SHOWN = 5 # moments of an answer
 
 @torch.no_grad()
@@ -58,6 +58,7 @@ def answer_view(
     return {"run": run, "clip": batch.clip_length, "moments": found, **inside,
             "curve": highlight_scale(line["pred_saliency_scores"])}
 
+# %% ../../nbs/7_figures/05_views.ipynb #5d52078e
 def record_view(
     record:Record, answers:Sequence[dict[str, Any]], # of `answer_view`
 )->dict[str, Any]: # qid, vid, query, clip and duration (s), true windows, people (L,), answers
@@ -70,7 +71,7 @@ def record_view(
             "people": None if people is None else people.round(3).tolist(),
             "answers": list(answers)}
 
-# %% ../../nbs/7_figures/05_views.ipynb #a4aaeb2b
+# %% ../../nbs/7_figures/05_views.ipynb #238fc2b6
 def find_video(place:str|Path, vid:str)->dict[str, Any]|None: # folder, file or ""; type and data
     "A video as browsers take it, if the file is given or lies in the folder"
     if not str(place): return None
@@ -80,7 +81,7 @@ def find_video(place:str|Path, vid:str)->dict[str, Any]|None: # folder, file or 
     films = [f for f in files if f.stem == vid and kind(f).startswith("video/")]
     return {"type": kind(films[0]), "data": read_bytes(films[0])} if films else None
 
-# %% ../../nbs/7_figures/05_views.ipynb #57246d85
+# %% ../../nbs/7_figures/05_views.ipynb #f4f0347a
 def asset(name:str)->str: # view.js or view.css
     "A file of the package that a browser reads"
     return (files("mrhd_nb")/name).read_text(encoding="utf-8")
@@ -99,6 +100,7 @@ def page(title:str, sections:Mapping[str, str])->str: # heading -> HTML; "": abo
     body = "".join(f"<h2>{html.escape(name)}</h2>"*bool(name)+t for name, t in sections.items())
     return _PAGE.substitute(title=html.escape(title), body=body, style=asset("view.css"))
 
+# %% ../../nbs/7_figures/05_views.ipynb #3ff53547
 def table_html(table:pd.DataFrame)->str:
     "A table of texts or numbers; a wide one can be scrolled"
     return f'<div class="scroll">{table.to_html(border=0)}</div>'
@@ -112,6 +114,7 @@ def figure_html(picture:Figure|bytes, caption:str)->str: # bytes: PNG
     return (f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
             f"<figcaption>{caption}</figcaption></figure>")
 
+# %% ../../nbs/7_figures/05_views.ipynb #75b437b0
 def view_html(data:Mapping[str, Any])->str: # as described at the top of view.js
     "The interactive view of records as a part of a page"
     plain = lambda value: base64.b64encode(value).decode()             # bytes
