@@ -248,9 +248,10 @@ def epoch_line(state:State, feedback:bool)->dict[str, Any]:
     if weights[0]: line["weights"] = {task: [w[task] for w in weights] for task in weights[0]}
     return line
 
-# %% ../../nbs/5_learning/07_training.ipynb #52db9b6b
+# %% ../../nbs/5_learning/07_training.ipynb #edc12854
 BAR = "{desc}{n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}" # within 79 columns
 
+# %% ../../nbs/5_learning/07_training.ipynb #52db9b6b
 def run_epochs(run:Run, progress:bool=True)->None:
     "Train from where the run stands to its last epoch"
     config, training, state, world = run.config, run.config.training, run.state, run.world

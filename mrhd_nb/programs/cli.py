@@ -265,8 +265,8 @@ def predict_command(args:Namespace)->None:
     queries = args.query or None
     if args.example is not None:
         if predictor.data.name != "synthetic":
-            raise InputError(f"predict: the checkpoint is of '{predictor.data.name}', and --example "
-                             "of the embedded benchmark: give --video or --features")
+            raise InputError(f"predict: the checkpoint is of '{predictor.data.name}', and "
+                             "--example of the embedded benchmark: give --video or --features")
         record, video, own = example_input(args.example, predictor.data.seed)
         if not queries:
             queries, tokens, true = [record.query], [own], {"true_windows": record.windows}
@@ -281,6 +281,7 @@ def predict_command(args:Namespace)->None:
         else: print(describe_answer(one, true.get("true_windows", ())), *[""]*(i < len(found)),
                     sep="\n")
 
+# %% ../../nbs/8_programs/07_cli.ipynb #d5d29923
 def calibrate_command(args:Namespace)->None:
     "Write the model's card beside its weights: what it reached, and curves to probabilities"
     from mrhd_nb.inference.calibration import card_path, make_card
@@ -290,8 +291,8 @@ def calibrate_command(args:Namespace)->None:
     for name, curve in card["calibration"].items():
         print(f"{name:<8} {curve['kind']:<9} expected calibration error {curve['error']:.3f}")
     if "hits" in card:
-        print(f"threshold {card['threshold']:.3f}: {100*card['false_alarms']:g} % of wrong sentences "
-              f"get an answer, {100*card['hits']:.0f} % of right ones")
+        print(f"threshold {card['threshold']:.3f}: {100*card['false_alarms']:g} % of wrong "
+              f"sentences get an answer, {100*card['hits']:.0f} % of right ones")
     print(f"{path}: {card['queries']} queries on {card['videos']} videos of {card['data']}, "
           f"{card['split']}")
 
@@ -465,7 +466,10 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--skip", "", False, "leave out what has faults, and name it, instead of refusing all"),
         ("--out", "DIR", None, "folder of the JSON lines, one file per split")]),
     "parity": (parity_command, "compare with golden tensors", [
-        ("folder", "DIR", None, "folder of golden .npz files")]),
+        ("folder", "DIR", None, "folder of golden .npz files")])}
+
+# %% ../../nbs/8_programs/07_cli.ipynb #d1e78043
+COMMANDS |= {
     "doctor": (doctor_command, "check annotations and features against each other", [
         ("data", "DATA", None, DATA+", or its folder"),
         ("--annotations-only", "", False, "leave the features out"),
