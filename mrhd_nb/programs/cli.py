@@ -122,6 +122,9 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
 def evaluate_command(args:Namespace)->None:
     "Score a submission, or a run"
     from mrhd_nb.evaluation.metrics import evaluate, per_query
+    from mrhd_nb.evaluation.tables import STYLES
+    if args.format not in ("json", *STYLES):
+        raise InputError(f"evaluate: --format {args.format}: not json, {', '.join(STYLES)}")
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
     files = {"submission": args.submission, "annotations": args.annotations}
     if args.run and any(files.values()) or not args.run and not all(files.values()):
@@ -186,7 +189,9 @@ def leaderboard_command(args:Namespace)->None:
     from mrhd_nb.evaluation import leaderboard as board
     from mrhd_nb.evaluation.metrics import score_columns
     from mrhd_nb.evaluation.signatures import join_signatures
-    from mrhd_nb.evaluation.tables import add_daggers, typeset
+    from mrhd_nb.evaluation.tables import STYLES, add_daggers, typeset
+    if args.format not in STYLES:
+        raise InputError(f"leaderboard: --format {args.format}: not {', '.join(STYLES)}")
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
     systems, official = board.named_systems(args.submission), args.protocol == "official"
     scored = board.score_systems(systems, args.annotations, args.dataset, args.protocol)
