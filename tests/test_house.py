@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT/"nbs", ROOT/"mrhd_nb"
 CELL_MEDIAN, CELL_LINES, CLASS_LINES, MODULE_LINES, WIDTH, IMAGE_BYTES = 15, 60, 60, 600, 100, 60_000
 BUDGET, CORE_BUDGET = 12_000, 2_600
-CORE = ("core/spans", "model/*", "learning/matching", "learning/losses", "learning/training", "evaluation/metrics")
+CORE = ("core/spans", "model/*", "learning/matching", "learning/losses", "learning/training", "evaluation/metrics", "evaluation/moments")
 EXPERIMENT_PARAMETERS = {"preset", "data", "seed", "overrides", "device", "out"}
 # What only some modules may import or call
 PLACES = {"matplotlib": {"figures"}, "seaborn": {"figures"}, "papermill": {"programs"}, "nbdev": set(), "fastcore": set(), "execnb": set(), "random": set()}
