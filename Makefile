@@ -12,7 +12,7 @@ IMPORTS := hypothesis.strategies, importlib, ipykernel.kernelapp, mrhd_nb, nbcon
   scipy.optimize, scipy.signal, scipy.stats, seaborn, torch._dynamo, torch.distributed.launcher.api, xdist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test prepare docs figures lab wheel clean
+.PHONY: help setup demo test prepare docs figures lab wheel release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ $(READY): constraints.txt settings.ini setup.py
 	@echo "Setting up $(VENV) from constraints.txt; torch is the one large download"
 	@$(PIP) pip setuptools
 	@test -z "$(TORCH_INDEX)" || $(PIP) --no-deps --index-url "$(TORCH_INDEX)" torch
-	@$(PIP) --no-build-isolation -e '.[dev,docs,video]'
+	@$(PIP) --no-build-isolation -e '.[dev,docs,export,video]'
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "import $(IMPORTS); \
 	  [importlib.import_module(m.name) for m in pkgutil.walk_packages(mrhd_nb.__path__, 'mrhd_nb.')]"
 	@touch $@
@@ -55,11 +55,16 @@ docs: $(READY)  ## build the site from the notebooks into runs/site
 	@echo "runs/site/index.html"
 
 lab: $(READY)  ## open JupyterLab on the reading order
-	@$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
+	@$(VENV)/bin/jupyter lab --config .ci/lab.py nbs/index.ipynb
 
 wheel: $(READY)  ## build dist/*.whl
 	@$(PY) -m build --wheel --no-isolation
 
+release: $(READY)  ## build dist/*.whl and dist/*.tar.gz afresh, and check what a package index will show
+	@rm -rf dist
+	@$(PY) -m build --no-isolation
+	@$(PY) -m twine check --strict dist/*
+
 clean:  ## remove what builds and tests leave behind; .venv, data and runs stay
-	@rm -rf build dist *.egg-info .pytest_cache .hypothesis nbs/.ipynb_checkpoints
-	@find mrhd_nb tests nbs -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf build dist *.egg-info .pytest_cache .hypothesis
+	@find mrhd_nb tests nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

@@ -36,6 +36,32 @@ def shared()->Path:
     return path
 
 
+@pytest.fixture(scope="module") # not longer: it keeps an event loop, which other tests cannot have beside their own
+def browser():
+    "Chromium as Debian packages it, driven by playwright, which downloads nothing; a test that needs it is skipped without it"
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None: pytest.skip("no chromium on the path (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory)->Path:
+    "A film of 150 s, grey that gets lighter"
+    av, np = pytest.importorskip("av", reason="no av to make a film with"), pytest.importorskip("numpy")
+    path = tmp_path_factory.mktemp("film")/"grey.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=2)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 36, "yuv420p", 10
+        for i in range(300):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((36, 64, 3), i*255//300, np.uint8))))
+        container.mux(stream.encode())
+    return path
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory)->Path:
     "A wheel built from a copy of the tree, so that nothing is left in it"

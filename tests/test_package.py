@@ -7,7 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p.name for p in (ROOT/"nbs"/"experiments").glob("*.ipynb"))
 TUTORIALS = sorted(p.name for p in (ROOT/"nbs"/"tutorials").glob("*.ipynb"))
 MODULES = sorted(f"{p.parent.name}.{p.stem}" for p in (ROOT/"mrhd_nb").glob("*/*.py") if p.stem != "__init__")
-DEVELOPMENT = ("nbdev", "fastcore", "execnb", "ghapi", "fastgit", "jupyterlab", "pytest", "hypothesis", "build")
+DEVELOPMENT = ("nbdev", "fastcore", "execnb", "ghapi", "fastgit", "jupyterlab", "pytest", "hypothesis", "build",
+               "onnx", "onnxscript", "onnxruntime", "opentimelineio", "av", "mypy")
 # Stands in for a machine that has only what a user installs
 BLOCK = f"""
 import sys
@@ -37,7 +38,7 @@ def test_wheel_holds_modules_notebooks_weights_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {n.removeprefix("mrhd_nb/") for n in names if n.startswith("mrhd_nb/")}
     notebooks = {n.removeprefix("notebooks/") for n in inside if n.startswith("notebooks/")}
-    assert {f"{m.replace('.', '/')}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml", "published.yaml", "released.yaml", "parameter_names.yaml"} <= inside
+    assert {f"{m.replace('.', '/')}.py" for m in MODULES} <= inside and {"py.typed", "datasets.yaml", "recipes.yaml", "registry.yaml", "published.yaml", "released.yaml", "parameter_names.yaml", "model_card.yaml", "view.js", "view.css"} <= inside
     assert sorted(n for n in notebooks if "/" not in n and n.endswith(".ipynb")) == NOTEBOOKS
     assert sorted(n for n in notebooks if n.startswith("tutorials/")) == [f"tutorials/{n}" for n in TUTORIALS]
     assert any(n.startswith("weights/") and n.endswith(".safetensors") for n in inside)
@@ -57,6 +58,9 @@ def test_metadata_says_what_settings_say(wheel):
     assert sorted(needed) == sorted(settings["DEFAULT"]["requirements"].split())
     assert not [r for r in needed if re.match(r"[\w-]+", r)[0] in DEVELOPMENT]
     assert "mrhd = mrhd_nb.programs.cli:main" in read("entry_points.txt")
+    targets = re.findall(r"\]\(([^)]+)\)", meta.get_payload())
+    assert len(targets) > 10 and all(re.match(r"https://|#", t) for t in targets) # a package index has no files beside the page
+    assert [t for t in targets if t.endswith(".png")] == ["https://raw.githubusercontent.com/mrhd-nb/mrhd_nb/main/figures/fig_attention.png"]
 
 
 def test_versions_agree():

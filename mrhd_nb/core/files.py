@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['InputError', 'first_line', 'write_atomic', 'read_bytes', 'sha256_file', 'write_json', 'write_json_lines',
-           'decode_json', 'read_json', 'packaged', 'derive_seed', 'generator', 'rng']
+           'decode_json', 'read_json', 'refuse_foreign', 'packaged', 'derive_seed', 'generator', 'rng']
 
 # %% ../../nbs/1_core/01_files.ipynb #55176355
-import contextlib, hashlib, importlib.resources, json, os, orjson, yaml
+import codecs, contextlib, hashlib, importlib.resources, json, os, orjson, yaml
 import numpy as np
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -47,9 +47,13 @@ def write_atomic(
 
 # %% ../../nbs/1_core/01_files.ipynb #8c47e1b3
 def read_bytes(path:str|Path)->bytes:
-    "The contents of a file, or one line that says why it cannot be read"
-    try: return Path(path).read_bytes()
+    "The contents of a text file without a byte-order mark, or one line that says what is wrong"
+    try: data = Path(path).read_bytes()
     except OSError as e: raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.removeprefix(codecs.BOM_UTF8)
+    try: return data.decode("utf-16").encode()
+    except UnicodeError: raise InputError(f"{path}: not UTF-8 text; save as UTF-8") from None
 
 # %% ../../nbs/1_core/01_files.ipynb #c6f0a7e2
 def sha256_file(path:str|Path)->str:
@@ -91,6 +95,17 @@ def read_json(path:str|Path)->Any:
     except json.JSONDecodeError as e:
         raise InputError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
     except ValueError as e: raise InputError(f"{path}: not JSON: {e}") from None
+
+# %% ../../nbs/1_core/01_files.ipynb #fa9804b3
+def refuse_foreign(out:str|Path, mark:str, field:str, folders:bool=True)->None: # mark: has `field`
+    "Refuse a folder that holds files, but not the one that marks a folder as the program's own"
+    passing = ".partial.ipynb", ".log", ".yaml", ".yml"                # there before a run begins
+    paths = [p for p in sorted(Path(out).glob("[!.]*")) if not p.name.endswith(passing)]
+    there = [path.name for path in paths if folders or path.is_file()]
+    if mark in there and f'"{field}"'.encode() in read_bytes(Path(out, mark)): return
+    if there:
+        raise InputError(f"{out}: holds {', '.join(there[:3])}{', ...'*(len(there) > 3)}, which "
+                         "this program did not write; name a new or empty folder")
 
 # %% ../../nbs/1_core/01_files.ipynb #903a1125
 def packaged(name:str)->dict[str, Any]:

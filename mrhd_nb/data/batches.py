@@ -149,6 +149,7 @@ class Targets:
     negative:Tensor          # (B, P) long, the same
     relevant:Tensor          # (B, L) bool
     has_moments:bool
+    absent:Tensor|None=None  # (B,) bool
 
     @property
     def paired(self)->Tensor: # (B,) bool
@@ -157,8 +158,9 @@ class Targets:
 
     def each(self, function:Callable[[Tensor], Tensor])->"Targets":
         "The same targets with a function applied to their tensors"
-        rest = (self.saliency, self.positive, self.negative, self.relevant)
-        return Targets(tuple(map(function, self.spans)), *map(function, rest), self.has_moments)
+        names = ("saliency", "positive", "negative", "relevant", "absent")
+        made = {n: function(getattr(self, n)) for n in names if getattr(self, n) is not None}
+        return replace(self, spans=tuple(map(function, self.spans)), **made)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -193,12 +195,14 @@ def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
     "True where a sample of this length has a row"
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
-def _targets(labels:Sequence[Labels|None])->Targets|None:
+def _targets(labels:Sequence[Labels|None], records:Sequence[Record])->Targets|None:
     "The labels of a batch; None if a sample has none"
     if None in labels: return None
     rows = lambda name, fill=0: _pad([getattr(l, name) for l in labels], padding_value=fill)
+    vids = [record.vid for record in records]
+    absent = torch.tensor([vid != after for vid, after in zip(vids, [*vids[1:], vids[0]])])
     return Targets(tuple(l.spans for l in labels), rows("saliency"), rows("positive", -1),
-                   rows("negative", -1), rows("relevant"), labels[0].has_moments)
+                   rows("negative", -1), rows("relevant"), labels[0].has_moments, absent)
 
 def _share(names:Sequence[Hashable])->tuple[list[int], Tensor|None]:
     "Where each different name is first, and (B,) which of these each is; None if all differ"
@@ -213,8 +217,9 @@ def collate(samples:Sequence[Sample])->Batch: # of one data set
     video, tokens = _pad([samples[i].video for i in firsts]), _pad([s.tokens for s in samples])
     clip_mask = _mask([len(s.video) for s in samples])
     token_mask = _mask([len(s.tokens) for s in samples])
-    return Batch(video, clip_mask, tokens, token_mask, _targets([s.labels for s in samples]),
-                 tuple(s.record for s in samples), samples[0].clip_length, index)
+    labels, records = [s.labels for s in samples], tuple(s.record for s in samples)
+    return Batch(video, clip_mask, tokens, token_mask, _targets(labels, records), records,
+                 samples[0].clip_length, index)
 
 # %% ../../nbs/2_data/08_batches.ipynb #6aaf9d8f
 CACHE_BYTES = 2<<30 # of features that one data set keeps; past it, they are read again each time
@@ -275,8 +280,8 @@ class MomentDataset:
         clips = lengths if index is None else [lengths[i] for i in index.tolist()]
         labels = [label(record, n, self.data, named_generator(epoch, "labels", i))
                   for i, record, n in zip(chosen, records, clips)]
-        return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels), tuple(records),
-                     self.data.clip_length, index)
+        return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels, records),
+                     tuple(records), self.data.clip_length, index)
 
 # %% ../../nbs/2_data/08_batches.ipynb #6f5b8126
 def describe_coverage(dataset:MomentDataset)->str: # empty if each query has a moment that is read

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'Fault', 'Splits', 'Wanted', 'Seen', 'Lengths', 'Place', 'Finding', 'group_faults', 'examine_line',
-           'check_windows', 'check_clips', 'check_labels', 'check_names', 'examine_annotations', 'check_files',
-           'TableStats', 'describe_table', 'examine_stream', 'check_tables', 'expected_clips', 'check_row_counts',
-           'Diagnosis', 'diagnose', 'diagnosis_text', 'find_data']
+           'check_windows', 'check_clips', 'check_words', 'check_labels', 'check_names', 'examine_annotations',
+           'check_files', 'TableStats', 'describe_table', 'examine_stream', 'check_tables', 'expected_clips',
+           'check_row_counts', 'Diagnosis', 'diagnose', 'diagnosis_text', 'find_data']
 
 # %% ../../nbs/2_data/06_checks.ipynb #7d3f2e59
 import glob, hashlib, math, os, re, statistics
@@ -21,6 +21,7 @@ from ..core.files import InputError
 from ..core.config import DataConfig, StreamConfig, data_path
 from ..core.presets import data_config
 from .annotations import Record, decode_line, parse_record, read_lines, select_domain
+from .converters import SLACK
 from .features import feature_files, words_of
 from .store import item_key, needed_items, open_features, split_text
 
@@ -44,6 +45,9 @@ FAULTS = { # kind: severity, what to do
     "same_rows": ("error", "extract both again: one has the other's features"),
     "clip_length": ("error", "correct 'clip_length', or durations that are not in seconds"),
     "row_count": ("error", "correct the duration, or extract the features again"),
+    "reported_video": ("warning", "picks the epoch on reported videos; pick on others, or on none"),
+    "clip_units": ("warning", "if the windows count clips, write them in seconds"),
+    "one_token": ("warning", "put spaces between the words, or extract features of the text"),
     "window_lost": ("warning", "never learned or found; raise 'max_clips' (null: no limit)"),
     "rounding": ("warning", "predicted times cannot meet the window; set 'round_to' to null"),
     "rows_differ": ("warning", "harmless: all streams are cut to the shortest"),
@@ -72,10 +76,6 @@ class Finding:
     places:list[Place] = field(default_factory=list) # the first three
 
 # %% ../../nbs/2_data/06_checks.ipynb #f872dcf2
-def _printable(text:str)->str:
-    "A text on one line that every terminal can show"
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
 def group_faults(faults:Iterable[Fault])->list[Finding]:
     "Equal faults as one finding, errors before warnings"
     found:dict[tuple[str, str], Finding] = {}
@@ -85,7 +85,8 @@ def group_faults(faults:Iterable[Fault])->list[Finding]:
         finding.count += 1
         if finding.count > 3: continue
         file, line = re.fullmatch(r"(.*?)(?::(\d+))?", where, re.DOTALL).groups()
-        finding.places.append(Place(_printable(file), line and int(line), at, _printable(what)))
+        file, what = (str(InputError(text)) for text in (file, what))  # on one line, to be shown
+        finding.places.append(Place(file, line and int(line), at, what))
     return sorted(found.values(), key=lambda finding: finding.severity)
 
 # %% ../../nbs/2_data/06_checks.ipynb #dd2d2d00
@@ -119,19 +120,25 @@ def check_windows(record:Record, data:DataConfig)->Iterator[Fault]:
     for i, (start, stop) in enumerate(record.windows or ()):
         at, window = (record.source, f"relevant_windows[{i}]"), f"{start:g} to {stop:g} s"
         if start == stop: yield "empty_window", *at, window
-        elif start >= end or stop > end+data.clip_length:
+        elif start >= end or stop > end+max(SLACK, data.clip_length):
             yield "window_outside", *at, f"{window}, but the video ends at {end:g} s"
         elif start >= read: yield "window_lost", *at, f"{window}, but only {read:g} s are read"
         if step and max(abs(v/step-round(v/step)) for v in (start, stop)) > 1e-6:
             yield "rounding", *at, f"{window}, but times are rounded to {step:g} s"
 
 # %% ../../nbs/2_data/06_checks.ipynb #e6379015
-def _check_fractions(records:Sequence[Record])->Iterator[Fault]:
-    "Are the windows of a file fractions of the video?"
-    ends = [(end, record) for record in records for _, end in record.windows or ()]
-    if len(ends) >= 20 and all(end <= 1 < record.duration for end, record in ends):
-        what = "no window of this file ends after 1 s: are they fractions of the video?"
-        yield "window_units", ends[0][1].source, "relevant_windows", what
+def _check_units(records:Sequence[Record], clip:float)->Iterator[Fault]: # seconds of a clip
+    "Are the windows of a file fractions of the video, or numbers of clips?"
+    found = [(start, end, r) for r in records for start, end in r.windows or ()]
+    if len(found) < 20: return
+    at = found[0][2].source, "relevant_windows"
+    whole = all(start == start//1 and end == end//1 for start, end, _ in found)
+    last, videos = max(end/r.duration for _, end, r in found), {r.vid for *_, r in found}
+    if all(end <= 1 < r.duration for _, end, r in found):
+        yield "window_units", *at, "no window ends after 1 s: are they fractions of the video?"
+    elif clip > 1 and whole and len(videos) >= 10 and .9 < last*clip <= 1:
+        what = f"whole numbers, all in the first 1/{clip:g} of the video: are they clips?"
+        yield "clip_units", *at, what
 
 # %% ../../nbs/2_data/06_checks.ipynb #42a72b0b
 def check_clips(record:Record)->Iterator[Fault]:
@@ -144,6 +151,14 @@ def check_clips(record:Record)->Iterator[Fault]:
     if max(ids) >= clips: yield "clip_outside", *at, f"clip {max(ids)} of {clips} clips"
     elif covered-ids: yield "clip_ids", *at, f"clip {min(covered-ids)} is missing"
     elif ids-touched: yield "clip_ids", *at, f"clip {min(ids-touched)} is outside the windows"
+
+# %% ../../nbs/2_data/06_checks.ipynb #1cb6876a
+def check_words(record:Record, data:DataConfig)->Iterator[Fault]:
+    "Do the words of a query, where they are its features, tell it from others?"
+    words, at = () if data.text.files else words_of(record.query), (record.source, "query")
+    if len(words) == 1 and len(words[0]) > 15: yield "one_token", *at, f"{words[0]!r} is one word"
+    if len(words) > (most := data.max_tokens or math.inf):
+        yield "cut", *at, f"{len(words)} words, but only {most} are read"
 
 # %% ../../nbs/2_data/06_checks.ipynb #f8c53cf7
 def check_labels(record:Record, split:str)->Iterator[Fault]:
@@ -167,7 +182,8 @@ def check_names(splits:Splits, data:DataConfig)->Iterator[Fault]:
             yield "duplicate_qid", source, "qid", f"{qid!r} is on {Path(same.source).name} too"
         owner, first = videos.setdefault(vid, (split, record))
         where = Path(first.source).name
-        if owner != split: yield "shared_video", source, "vid", f"{vid!r} is on {where} too"
+        kind = "shared_video" if "train" in (owner, split) else "reported_video"
+        if owner != split: yield kind, source, "vid", f"{vid!r} is on {where} too"
         if abs(first.duration-record.duration) > data.clip_length:
             what = f"{record.duration:g}, but {first.duration:g} on {where}"
             yield "duration_differs", source, "duration", what
@@ -190,11 +206,12 @@ def examine_annotations(data:DataConfig)->tuple[Splits, list[Fault]]:
             faults.append(("annotation_file", str(path), split, what))
         for record in records:
             if math.isnan(record.duration): continue # its line was refused
-            found = [*check_labels(record, split), *check_windows(record, data)]
+            found = [*check_labels(record, split), *check_windows(record, data),
+                     *check_words(record, data)]
             displaced = {kind for kind, *_ in found} & {"empty_window", "window_outside"}
             if record.clip_ids and not displaced: found += check_clips(record)
             faults += found
-        faults += _check_fractions(records)
+        faults += _check_units(records, data.clip_length)
     return splits, faults+[*check_names(splits, data)]
 
 # %% ../../nbs/2_data/06_checks.ipynb #1801a11a
@@ -352,8 +369,10 @@ def diagnose(data:DataConfig, *, features:bool=True)->Diagnosis: # False: the an
 def diagnosis_text(diagnosis:Diagnosis)->str: # several lines
     "A diagnosis as text"
     import pandas as pd
+    root = diagnosis.root.rstrip(os.sep)+os.sep
     tables = [pd.DataFrame(rows) for rows in (diagnosis.splits, diagnosis.streams) if rows]
-    lines = [table.to_string(index=False)+"\n" for table in tables]
+    lines = [table.replace(f"^{re.escape(root)}", "", regex=True).to_string(index=False)+"\n"
+             for table in tables]
     for f in diagnosis.findings:
         times = f", {f.count} times" if f.count > 1 else ""
         lines.append(f"{f.severity}: {f.kind} ({f.field}){times}")
@@ -365,13 +384,14 @@ def diagnosis_text(diagnosis:Diagnosis)->str: # several lines
     counts = (diagnosis.errors, "error"), (diagnosis.warnings, "warning")
     said = ", ".join(f"{count} {noun}{'s'*(count != 1)}" for count, noun in counts)
     text = "\n".join([*lines, f"{diagnosis.data}: {said}"])
-    return text if diagnosis.root == "." else text.replace(diagnosis.root.rstrip(os.sep)+os.sep, "")
+    return text if diagnosis.root == "." else text.replace(root, "")
 
 # %% ../../nbs/2_data/06_checks.ipynb #bdccdbd2
 def find_data(name:str)->DataConfig: # registered name, name/DOMAIN, a JSON file or its folder
     "The data configuration that a name stands for"
     if not Path(name).is_dir(): return data_config(name)
-    found = sorted(Path(name).glob("*.json"))
+    begun = Path(name)/"data.json"
+    found = [begun] if begun.is_file() else sorted(Path(name).glob("*.json"))
     if len(found) != 1:
         raise InputError(f"{name}: holds {len(found)} .json files; name the one that is meant")
     return data_config(str(found[0]))

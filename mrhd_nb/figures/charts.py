@@ -96,14 +96,14 @@ def errors_table(
 def draw_errors(table:pd.DataFrame)->Figure:
     "Draw an `errors_table`: a row per task, a column per property of the query"
     factors, measures = list(table.factor.unique()), list(table.measure.unique())
-    figure, axes = panels([1.45]*len(measures), columns=len(factors))
+    figure, axes = panels([1.45]*len(measures) if measures[1:] else [1.9], columns=len(factors))
     for (measure, factor), part in table.groupby(["measure", "factor"], sort=False):
         ax = axes[measures.index(measure), factors.index(factor)]
         for (system, line), colour in zip(part.groupby("system", sort=False), COLOURS):
             spread = [(line.value-line.low).clip(0), (line.high-line.value).clip(0)]
             ax.errorbar(line.group, line.value, spread, color=colour, marker="o", markersize=2.5,
                         linewidth=1, elinewidth=0.9, label=system)
-        ax.set(ylim=(0, max(table[table.measure == measure].high)*1.03),
+        ax.set(ylim=(0, table[table.measure == measure].high.max()*1.03),
                xlabel=textwrap.fill(factor, 16), ylabel=f"{measure} (%)")
         ax.tick_params(axis="x", rotation=90, labelsize=6.5)
         ax.grid(axis="y")

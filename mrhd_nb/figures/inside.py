@@ -154,7 +154,8 @@ def masks_table(
 
 # %% ../../nbs/7_figures/02_inside.ipynb #40407d4c
 NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD",
-         "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both"}
+         "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both",
+         "mrhd": "mrhd"}
 
 # %% ../../nbs/7_figures/02_inside.ipynb #442cda0f
 def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
@@ -279,6 +280,7 @@ def draw_curves(
     for name, ax in zip(quantities, axes):
         shown = table[table.quantity == name]
         sns.lineplot(shown, x="epoch", y="value", hue="run", estimator=None, ax=ax,
+                     marker="o" if shown.epoch.nunique() == 1 else None,
                      style="run" if runs > len(COLOURS) else None,
                      palette=sns.color_palette(COLOURS, runs))
         label = QUANTITIES.get(name, name)

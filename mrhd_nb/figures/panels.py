@@ -157,8 +157,9 @@ def timeline_table(
 def draw_timeline(table:pd.DataFrame, title:str="")->Figure: # title: the query
     "Draw a `timeline_table`: windows above, saliency below"
     parts = dict(list(table.groupby("panel", sort=False)))
-    figure, axes = panels([0.3+0.15*part.row.max() if n == "moments" else 0.85
-                           for n, part in parts.items()])
+    heights = [0.3+0.15*part.row.max() if n == "moments" else 0.85 for n, part in parts.items()]
+    heights[-1] = max(heights[-1], 0.85-sum(heights[:-1])) # room for title and time axis
+    figure, axes = panels(heights)
     for (name, part), ax in zip(parts.items(), axes[:,0]):
         if name == "moments":
             draw_windows(ax, part, {"true": TRUE})

@@ -34,11 +34,13 @@ def save_model(
     model:MomentModel,
     config:RunConfig, # of the run; the model's own configuration takes the place of `config.model`
     weighting:nn.Module|None=None, # its log-variances are kept beside the weights
+    unused:Mapping[str, Tensor]={}, # kept as well, for a checkpoint that is to be written back
 )->None:
     "Write weights, configuration and order of streams to one safetensors file, whole or not at all"
     config, learned = replace(config, model=model.config), {}
     if weighting: learned = weighting.state_dict()
     tensors = model.state_dict() | {f"weighting.{name}": t for name, t in learned.items()}
+    tensors |= {f"unused.{name}": t for name, t in unused.items()}
     header = {"config": json.dumps(to_dict(config)), "schema": str(config.schema),
               "streams": json.dumps([s.name for s in config.data.streams]),
               "feedback_on": json.dumps(model.feedback_on)}
@@ -53,6 +55,9 @@ def read_tensors(path:str|Path)->tuple[dict[str, Tensor], dict[str, str]]:
             return {n: f.get_tensor(n) for n in f.keys()}, f.metadata() or {}
     except FileNotFoundError: raise InputError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as e:
+        if Path(path).is_file() and Path(path).read_bytes()[:2] in (b"PK", b"\x80\x02"): # of torch
+            raise InputError(f"{path}: is a checkpoint of another program; first turn it into one "
+                             f"of this package: mrhd import {path} --out DIR") from None
         raise InputError(f"{path}: is not a safetensors file ({e})") from None
 
 # %% ../../nbs/5_learning/04_checkpoints.ipynb #79d75593
@@ -65,7 +70,8 @@ def load_model(path:str|Path)->tuple[MomentModel, RunConfig]:
     except ValueError as e: raise InputError(f"{path}: field 'config': not JSON: {e}") from None
     config = parse_config(values, str(path))
     model = MomentModel(config)
-    weights = {n: t for n, t in tensors.items() if not n.startswith("weighting.")}
+    beside = "weighting.", "unused."
+    weights = {n: t for n, t in tensors.items() if not n.startswith(beside)}
     fill_weights(model, weights, str(path))
     model.feedback_on = header.get("feedback_on") != "false"
     return model.eval(), config
@@ -75,10 +81,11 @@ def weights_path(
     name:str|Path, # run folder, checkpoint, or name of weights that ship with the package
     *epochs:str,   # "best", "last": which file of a run folder, in order of preference
 )->Path:
-    "The file that holds the weights"
+    "The file that holds the weights; in a folder that is not a run's, `model.safetensors`"
     shipped = {p.stem: p for p in Path(str(files("mrhd_nb")), "weights").glob("*.safetensors")}
     path = Path(name)
-    found = [path/f"{epoch}.safetensors" for epoch in epochs] if path.is_dir() else [path]
+    names = [f"{epoch}.safetensors" for epoch in (*epochs, "model")]
+    found = [path/n for n in names] if path.is_dir() else [path]
     for file in (*found, shipped.get(str(name), path)):
         if file.is_file(): return file
     raise InputError(f"{name}: neither a run folder with weights, nor a checkpoint, nor a name of "

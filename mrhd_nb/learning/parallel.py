@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 from ..core.files import InputError
 from ..data.batches import Batch, MomentDataset
+from .matching import match_clips
 
 # %% ../../nbs/5_learning/02_parallel.ipynb #378e6ada
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Share:
     clips:tuple[int, ...]   # of every sample of the batch
     paired:tuple[bool, ...] # has the sample pairs of clips? Of every sample of the batch
     processes:int           # how many ranks share the batch
+    inside:tuple[int, ...]=() # of every sample of the batch, clips that answer for a window
 
     def part(self, counts:Sequence[int])->float:
         "Which part of a sum of (B,) counts over the batch lies in this share"
@@ -68,12 +70,13 @@ def take_share(batch:Batch, rank:int, size:int)->tuple[Batch, Share]:
     "The samples of one of `size` ranks, and the query of the sample after them"
     n, targets = len(batch.records), batch.targets
     own, clips = World(rank, size).part(n), tuple(batch.clip_mask.sum(1).tolist())
+    inside = tuple((match_clips(targets.spans, batch.clip_mask) >= 0).sum(1).tolist())
     windows, paired = tuple(map(len, targets.spans)), tuple(targets.paired.tolist())
-    share = Share(own.start, own.stop-own.start, windows, clips, paired, size)
+    share = Share(own.start, own.stop-own.start, windows, clips, paired, size, inside)
     if not share.samples: own = slice(0, 1)
     videos, index, queries = own, batch.video_index, [*range(n)[own], own.stop % n]
     if index is not None: videos, index = index[own].unique(return_inverse=True)
-    labels = ("spans", "saliency", "positive", "negative", "relevant")
+    labels = ("spans", "saliency", "positive", "negative", "relevant", "absent")
     targets = replace(targets, **{name: getattr(targets, name)[own] for name in labels})
     piece = Batch(batch.video[videos], batch.clip_mask[own], batch.tokens[queries],
                   batch.token_mask[queries], targets, batch.records[own], batch.clip_length, index)

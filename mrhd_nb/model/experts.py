@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from dataclasses import dataclass
 from torch import Tensor, nn
-from ..core.config import ExpertConfig, Quirks
+from ..core.config import ExpertConfig, Quirks, implemented
 from .layers import Encoder, Pointwise, max_pool
 
 # %% ../../nbs/3_model/03_experts.ipynb #41e830f9
@@ -62,9 +62,11 @@ def make_expert(
     **sizes,         # width, heads, ffn, dropout
 )->nn.Module: # (x, positions, clip_mask) -> x
     "The expert of one task"
-    if kind == "cnn": return CnnExpert(width=sizes["width"], dead=dead)
-    if kind == "linear": return LinearExpert(width=sizes["width"])
-    return IdentityExpert() if kind == "identity" else Encoder(layers=1, **sizes)
+    width = sizes["width"]
+    experts = {"cnn": lambda: CnnExpert(width=width, dead=dead),
+               "linear": lambda: LinearExpert(width=width), "identity": IdentityExpert,
+               "transformer": lambda: Encoder(layers=1, **sizes)}
+    return implemented(experts, kind, "experts")()
 
 # %% ../../nbs/3_model/03_experts.ipynb #ed809450
 @dataclass(frozen=True)

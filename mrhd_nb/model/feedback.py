@@ -60,7 +60,7 @@ def highlight_weights(saliency:Tensor, clip_mask:Tensor, over_padding:bool=False
 def best_spans(logits:Tensor, spans_cw:Tensor)->Tensor: # (B, N, 2), (B, N, 2) -> (B, 2)
     "The moment with the highest foreground probability, without gradient"
     best = logits.softmax(-1)[...,0].argmax(1)                         # (B,)
-    return spans_cw.detach()[torch.arange(len(best), device=best.device), best]
+    return spans_cw.detach()[torch.arange(best.shape[0], device=best.device), best]
 
 def moment_rows(
     span_cw:Tensor,   # (B, 2)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['eager_cpu', 'drop', 'Dropout', 'prelu', 'by_rows', 'split_heads', 'merge_heads', 'attend', 'MultiHeadAttention',
-           'sine_code', 'clip_positions', 'reference_code', 'inverse_sigmoid', 'MLP', 'FeedForward', 'Pointwise',
-           'ClipLayer', 'EncoderLayer', 'Encoder', 'max_pool']
+           'clip_centres', 'sine_code', 'clip_positions', 'reference_code', 'inverse_sigmoid', 'MLP', 'FeedForward',
+           'Pointwise', 'ClipLayer', 'EncoderLayer', 'Encoder', 'max_pool']
 
 # %% ../../nbs/3_model/01_layers.ipynb #fe728fc7
 import math, torch
@@ -130,6 +130,12 @@ class MultiHeadAttention(nn.Module):
         "Project and attend: (B, Q, D) and twice (B, M, D) as for `read`"
         parts = *self.project(query, "q"), *self.project(key, "k"), *self.project(value, "v")
         return self.read(*parts, **options)
+
+# %% ../../nbs/3_model/01_layers.ipynb #8fc69bca
+def clip_centres(clip_mask:Tensor)->Tensor: # (B, L) -> (B, L), above 1 on padding
+    "The middle of each clip as a fraction of its own video"
+    place = torch.arange(clip_mask.shape[1], device=clip_mask.device)+.5
+    return place/clip_mask.sum(1, keepdim=True)
 
 # %% ../../nbs/3_model/01_layers.ipynb #5ff93ba1
 def sine_code(x:Tensor, width:int)->Tensor: # (...) -> (..., width)

@@ -7,12 +7,11 @@ __all__ = ['SYSTEMS', 'SEEDS', 'HEADLINE', 'HALVES', 'constant_submission', 'exa
            'drawing_jobs', 'demo_submissions', 'demo_scores', 'demo_table', 'demo_report', 'demo']
 
 # %% ../../nbs/8_programs/02_demo.ipynb #5c2ac4f0
-import base64, html
+import html
 import numpy as np
 import pandas as pd
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from string import Template
 from ..core.config import RunConfig, override, read_config
 from ..core.files import InputError, read_json, write_atomic, write_json_lines
 from ..data.annotations import as_json, write_annotations
@@ -22,6 +21,7 @@ from ..evaluation.leaderboard import HEADLINES, show, standings
 from ..evaluation.metrics import averages, per_query
 from ..evaluation.statistics import random_answers
 from ..figures.provenance import publish
+from ..figures.views import figure_html, page, table_html
 from ..learning.answers import predict_dataset
 from ..learning.checkpoints import load_model, weights_path
 from .notebooks import Job, describe_epoch, experiment_config, run_jobs
@@ -121,32 +121,23 @@ def demo_table(
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
 HALVES = ("± half of the 95 % interval over the reported queries (BCa bootstrap over videos), for "
           "the mean of seeds also over seeds; another seed changes the numbers of a run by more")
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>mrhd_nb: the demo</title><style>
-body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto}
-th, td {padding: .2rem .7rem; text-align: right} img {max-width: 100%}
-</style></head><body><h1>mrhd_nb: the demo</h1>
-<h2>Results</h2><p>The embedded benchmark: $size. The test
-queries are reported.</p>$table<p>Percent $halves.</p>
-<h2>Figures</h2>$figures<h2>Notebooks</h2><ul>$pages</ul></body></html>
-""")
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970d
 def demo_report(out:Path, shown:pd.DataFrame)->Path: # texts of `demo_table`; report.html
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     data, training, pages = config.data, config.training, sorted(out.glob("*/**/*.html"))
-    name = lambda path: html.escape(path.relative_to(out).as_posix())
-    encode = lambda path: base64.b64encode(path.read_bytes()).decode()
+    name = lambda path: path.relative_to(out).as_posix()
     drawn = [*sorted(out.glob("figures/*/fig_*.png")), *sorted(out.glob("*-0/figures/curves.png"))]
-    page = _PAGE.substitute(
-        size=f"{data.train_queries} training, {data.val_queries} validation and {data.test_queries}"
-             f" test queries; {training.epochs} epochs at width {config.model.width}",
-        table=shown.to_html(border=0), halves=HALVES,
-        figures="".join(f'<figure><img alt="" src="data:image/png;base64,{encode(path)}">'
-                        f"<figcaption>{name(path)}</figcaption></figure>" for path in drawn),
-        pages="".join(f'<li><a href="{name(path)}">{name(path)}</a></li>' for path in pages))
-    with write_atomic(out/"report.html") as t: t.write_text(page, encoding="utf-8")
+    size = (f"{data.train_queries} training, {data.val_queries} validation and {data.test_queries}"
+            f" test queries; {training.epochs} epochs at width {config.model.width}")
+    links = [f'<li><a href="{n}">{n}</a></li>' for n in map(html.escape, map(name, pages))]
+    text = page("mrhd_nb: the demo", {
+        "Results": f"<p>The embedded benchmark: {size}. The test queries are reported.</p>"
+                   f'{table_html(shown)}<p class="small">Percent {HALVES}.</p>',
+        "Figures": "".join(figure_html(path.read_bytes(), name(path)) for path in drawn),
+        "Notebooks": f"<ul>{''.join(links)}</ul>"})
+    with write_atomic(out/"report.html") as t: t.write_text(text, encoding="utf-8")
     return out/"report.html"
 
 # %% ../../nbs/8_programs/02_demo.ipynb #a8965620
@@ -161,6 +152,8 @@ def demo(
     "Train, score, draw, and write table and report; finished steps are not repeated"
     experiment_config(SYSTEMS[0], "synthetic", 0, list(overrides)) # refuses a wrong name at once
     out = Path(out)
+    if (out/"report.html").exists() and not (out/f"{SYSTEMS[0]}-0").exists():
+        raise InputError(f"{out}: holds a report.html that is no demo's; name another folder")
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):
         run_jobs(jobs, workers=workers, report=report)
     scored = demo_scores(out)

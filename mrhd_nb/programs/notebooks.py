@@ -20,6 +20,7 @@ from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import run_config
 from ..data.annotations import as_json
 from ..evaluation.ledger import record_run
+from ..evaluation.signatures import run_signature
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #10180297
 def notebook_folder(package:Path|None=None)->Path: # package: its folder; None finds it
@@ -84,8 +85,9 @@ def describe_epoch(results:dict, which:str)->str: # what `train` returns; best o
 
 def results_table(results:dict)->pd.DataFrame: # what `train` returns
     "The brief metrics of the reported split at the best and at the last epoch"
-    rows = {describe_epoch(results, w): results[w]["metrics"]["brief"] for w in ("best", "last")}
-    return pd.DataFrame(rows).T
+    found = {describe_epoch(results, w): results[w]["metrics"] for w in ("best", "last")}
+    bare = {"brief": {"score": "not scored: this split has no labels"}}
+    return pd.DataFrame({name: (metrics or bare)["brief"] for name, metrics in found.items()}).T
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #c70d0dcd
 RUN_FILES = ("config.json", "environment.json", "history.jsonl", "best.safetensors",
@@ -112,7 +114,10 @@ def find_checkpoint(run:str|Path, config:RunConfig|None=None, device:str="cpu")-
     if not run:
         from mrhd_nb.learning.training import train
         train(config, run := run_folder(config), device=device, progress=False)
-    return weights_path(run, "last")
+    path = weights_path(run, "last", "best")
+    if path == Path(run)/"best.safetensors":
+        print(f"{run}: not finished; its best epoch so far is taken", file=sys.stderr)
+    return path
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #83aeac14
 def score_run(
@@ -120,6 +125,7 @@ def score_run(
     split:str="test", *, # train, val or test
     shuffled:bool=False, # queries of other videos
     device:str="cpu",
+    overrides:Sequence[str]=(), # such as data.root=FOLDER where the data have moved
 )->tuple[dict, list[dict], Any]: # metrics, lines of the submission, DataFrame of `per_query`
     "Predict and evaluate a split of a run's own data"
     from mrhd_nb.data.batches import open_split
@@ -127,11 +133,15 @@ def score_run(
     from mrhd_nb.learning.checkpoints import load_model
     from mrhd_nb.learning.training import score, shuffle_queries
     model, config = load_model(checkpoint)
+    config = override(config, parse_overrides(overrides))
     dataset = open_split(config, split)
     if shuffled: dataset = shuffle_queries(dataset, config.seed)
     metrics, lines = score(model.to(device), dataset, config, device)
+    if metrics is None: raise InputError(f"{checkpoint}: split '{split}' has no labels to score by")
     if split == "test" and not shuffled:
         if said := record_run(config.data, lines, metrics, checkpoint): print(said, file=sys.stderr)
+        which = "best" if Path(checkpoint).stem == "best" else "last"
+        metrics |= {"signature": run_signature(dataset.records, config, which)}
     truth = list(map(as_json, dataset.records))
     return metrics, lines, per_query(lines, truth, config.data.dataset)
 
@@ -159,12 +169,14 @@ def run_notebook(
     stream:Any=None, # a text file to which the notebook's output is copied as it comes
 )->Path: # the executed notebook
     "Run a notebook with Papermill into a folder, unless it is finished there"
+    sys.modules.setdefault("rfc3987_syntax", None) # jsonschema would compile it, for a second
     import papermill
     from nbclient.exceptions import DeadKernelError
     from nbconvert import HTMLExporter
     from traitlets.config import Config
     source, out, parameters = find_notebook(name), Path(out), dict(parameters or {})
-    known, values = papermill.inspect_notebook(str(source)), parameters | {"out": str(out)}
+    literal = lambda path: str(path).replace("{", "{{").replace("}", "}}") # papermill formats paths
+    known, values = papermill.inspect_notebook(literal(source)), parameters | {"out": str(out)}
     if wrong := [f"'{name}'" for name in values if name not in known]:
         there = ", ".join(known) or "none: no cell is tagged parameters"
         raise InputError(f"{source.name}: parameter {wrong[0]}: unknown; one of {there}")
@@ -174,13 +186,15 @@ def run_notebook(
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")                 # this Python's kernel
     private = Config({"KernelManager": {"transport_encryption": "auto"}}) # or ipykernel warns
     options = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True}
+    options |= {"extra_arguments": ["--log-level=CRITICAL"]} # or it logs each interrupt as an error
     options |= {"stdout_file": stream, "stderr_file": stream, "config": private}
     start = time.perf_counter()
-    try: papermill.execute_notebook(str(source), str(partial), values, **options)
+    try: papermill.execute_notebook(literal(source), literal(partial), values, **options)
     except papermill.PapermillExecutionError as e:
         said, where = (str(e.evalue).strip() or e.ename).splitlines()[0], f"(see {partial})"
         if e.ename == "InputError": raise InputError(said) from None
         if e.ename == "KeyboardInterrupt": raise KeyboardInterrupt from None
+        if e.ename == "NonFiniteLoss": raise NotebookError(f"{said} {where}") from None
         stopped = f"{source.name} stopped in cell {e.exec_count}"
         raise NotebookError(f"{stopped}: {e.ename}: {said} {where}") from None
     except DeadKernelError:

@@ -109,7 +109,7 @@ def test_a_wrong_label_is_named(dataset, change, said):
 
 
 @pytest.mark.parametrize("data, said", [
-    (b"\xff\xfe", "a.jsonl:1: not UTF-8 text"), (json.dumps(GOOD).encode()+b"\n{'qid': 1}", "a.jsonl:2: not JSON"), (json.dumps(GOOD)[:-20].encode(), "a.jsonl:1: not JSON"),
+    (b"\xff\xffa", "a.jsonl:1: not UTF-8 text"), (b"\xff\xfea", "a.jsonl: not UTF-8 text"), (json.dumps(GOOD).encode()+b"\n{'qid': 1}", "a.jsonl:2: not JSON"), (json.dumps(GOOD)[:-20].encode(), "a.jsonl:1: not JSON"),
     (b"["*100_000, "a.jsonl:1: not JSON: nested too deeply"), (b"[1]", "a.jsonl:1: [1] is not a JSON object"), (b"\n \n", "a.jsonl: holds no records"),
     (json.dumps(GOOD).encode()+b"\n"+json.dumps(GOOD | {"qid": "7"}).encode(), "a.jsonl:2: field 'qid': '7' is already on")])
 def test_a_wrong_file_is_named(tmp_path, data, said):

@@ -84,7 +84,7 @@ def clips(root:Path, dataset:str)->Folder:
     root.mkdir()
     streams = (StreamConfig("i3d", ("{vid}_rgb.npy", "{vid}_opt.npy"), 32), StreamConfig("pann", ("{vid}_audio.npy",), 32, audio=True))
     text = StreamConfig("words", ("{qid}_text.npz",), 16, "token")
-    folder = Folder(root, DataConfig(dataset, dataset, streams, text, train="train.jsonl", val="val.jsonl", max_clips=None))
+    folder = Folder(root, DataConfig(f"my_{dataset}", dataset, streams, text, train="train.jsonl", val="val.jsonl", max_clips=None))
     draw = rng(0, dataset)
     for split, count in (("train", 8), ("val", 4)):
         lines = []
@@ -190,6 +190,13 @@ def windows_as_fractions(d):
     return [("window_units", "relevant_windows", 1)]
 
 @fault()
+def windows_of_many_videos_in_clips(d):
+    lines = [d.line(1+i % 12) | {"qid": 100+i, "query": f"event {i}", "relevant_windows": [[i, i+48]], "relevant_clip_ids": None, "saliency_scores": None} for i in range(24)]
+    d.save(lines)
+    for line in lines: d.put("words", line, rng(line["qid"], "words").standard_normal((3, 64)))
+    return [("clip_units", "relevant_windows", 1)]
+
+@fault()
 def window_not_on_the_grid(d):
     d.configure(round_to=2.)
     start, end = d.line(3)["relevant_windows"][0]
@@ -246,6 +253,26 @@ def video_in_capitals(d):
 def video_in_both_splits(d):
     number = d.append(3, qid=100, query="a second thought", to="val")
     return [("shared_video", "vid", ("val", number))]
+
+@fault()
+def video_in_val_and_test(d):
+    d.save([line | {"qid": line["qid"]+100} for line in d.lines("val")[:1]], "val")
+    (d.root/"other.jsonl").write_text(json.dumps(d.line(1, "val") | {"qid": 200, "query": "a second thought"})+"\n")
+    d.configure(test="other.jsonl")
+    for qid in (d.line(1, "val")["qid"], 200): d.put("words", {"qid": qid, "vid": ""}, rng(qid, "words").standard_normal((3, 64)))
+    return [("reported_video", "vid", ("val", 1))] # the first line of a file that is not train's
+
+@fault()
+def sentences_of_one_word(d):
+    d.configure(text=StreamConfig("words", (), 64))
+    d.edit(3, query="a_man_cuts_an_onion")
+    return [("one_token", "query", 3)]
+
+@fault()
+def more_words_than_are_read(d):
+    d.configure(text=StreamConfig("words", (), 64))
+    d.edit(3, query="一"*33) # a script without spaces: 33 words
+    return [("cut", "query", 3)]
 
 @fault()
 def qid_in_both_splits(d):

@@ -7,10 +7,10 @@ from mrhd_nb.data.annotations import read_annotations
 from mrhd_nb.data.batches import iterate, open_split
 from mrhd_nb.programs.cli import main
 from mrhd_nb.core.files import InputError, write_json
-from mrhd_nb.core.config import override
-from mrhd_nb.core.presets import run_config
+from mrhd_nb.core.config import override, read_config
+from mrhd_nb.core.presets import data_config, run_config
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.data.converters import activitynet_records, convert, csv_records
+from mrhd_nb.data.converters import ConversionError, check_moments, convert, source_moments
 from mrhd_nb.learning.training import train
 
 TABLE = """video,query,start,end,duration,split
@@ -69,10 +69,10 @@ def describe(folder, **changes):
 
 def test_twenty_records_from_table_to_answer(folder, capsys):
     assert main(["convert", str(folder/"mine.csv"), "--out", str(folder)]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{folder}/train.jsonl: 14 queries, 16 windows, 6 videos", f"{folder}/val.jsonl: 6 queries, 6 windows, 3 videos"]
+    assert capsys.readouterr().out.splitlines() == [f"{folder}/train.jsonl: 14 queries, 16 windows, 6 videos of 27.4 to 40 s", f"{folder}/val.jsonl: 6 queries, 6 windows, 3 videos of 28.6 to 34 s"]
     records = [r for part in ("train", "val") for r in read_annotations(folder/f"{part}.jsonl", "charades")]
     assert len(records) == 20 and len({r.qid for r in records}) == 20
-    assert records[0].windows == ((4, 11), (22, 26)) and records[3].query == "salt, then pepper, is added" and records[5].qid == "garden1_0"
+    assert records[0].windows == ((4, 11), (22, 26)) and records[3].query == "salt, then pepper, is added" and records[5].qid == "train_garden1_0"
 
     config = run_config("taskweave_mr2hd", str(folder/"data.json"), overrides=TINY)
     assert config.data.root == str(folder) and config.model.video_dim == 12+6+2+4+2 and config.model.text_dim == 16
@@ -94,6 +94,15 @@ def test_twenty_records_from_table_to_answer(folder, capsys):
     assert main(ask) == 0
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["saliency"]) == 13+len("garden3") and all(0 <= s <= e <= answer["duration"] == 40 for s, e, _ in answer["windows"])
+
+    moved = folder/"moved{1}"/"lr=1"                                   # the data lie elsewhere now; the run is told where
+    moved.mkdir(parents=True)
+    for name in ("train.jsonl", "val.jsonl", "appearance", "motion", "sound"): (folder/name).rename(moved/name)
+    assert main(["evaluate", str(folder/"run")]) == 2 and "val.jsonl: cannot be read" in capsys.readouterr().err
+    assert main(["evaluate", str(folder/"run"), "--set", f"data.root={moved}"]) == 0 and json.loads(capsys.readouterr().out) == brief
+    again = override(config, {"data.root": str(moved)})
+    assert train(again, folder/"run", progress=False) == results and read_config(folder/"run"/"config.json") == again
+    with pytest.raises(InputError, match="holds another run: data.clip_length"): train(override(again, {"data.clip_length": 1.}), folder/"run", progress=False)
 
 
 @pytest.mark.parametrize("preset", ["tr_detr", "taskweave_both"])
@@ -155,53 +164,120 @@ def test_what_is_wrong_is_said_with_file_line_and_field(folder, capsys):
 
 
 HEAD = "video,query,start,end,duration,split\n"
+UNPRINTABLE, UNKNOWN = "is empty, or no text that can be printed", "is not train, val or test; nothing would read it"
 
 
 @pytest.mark.parametrize("text, said", [
     ("", ".csv:1: field 'video': 0 columns"), ("video,query,start\n", ".csv:1: field 'end': 0 columns"), ("video,query,start,end,Start\n", ".csv:1: field 'start': 2 columns"),
-    (HEAD, ".csv: holds no rows"), ("video,query,start,end\na,b,1\n", ".csv:2: 3 cells where the first line has 4"), (HEAD+'a,"b,1,2\n', ".csv:2: not a table"),
-    ((HEAD+"a,b\xfcrste,1,2,9,train\n").encode("latin-1"), ".csv: not UTF-8 text"), (HEAD+"a,b,1,2,9,", ".csv:2: field 'split': ''"), (HEAD+"a,,1,2,9,train", ".csv:2: field 'query': ''"),
-    (HEAD+"a,b,2,1,9,train", ".csv:2: field 'end': 1 s, but the moment starts at 2 s"), (HEAD+"a,b,2,2,9,train", ".csv:2: field 'end': 2 s"),
-    (HEAD+"a,b,10,10.5,9,train", ".csv:2: field 'end': 10.5 s, but the video has 9 s"), (HEAD+"a,b,1,12,9,train", ".csv:2: field 'end': 12 s, but the video has 9 s"),
-    (HEAD+"a,b,1s,2,9,train", ".csv:2: field 'start': '1s' is not a time"), (HEAD+"a,b,1,2m,9,train", ".csv:2: field 'end': '2m' is not a time"), (HEAD+"a,b,1,2,9:99,train", "field 'duration': '9:99'"),
-    (HEAD+"a,b,1,2,9,../train", ".csv:2: field 'split': '../train' cannot name a file"), (HEAD+"a,b,1,2,9,.", "'.' cannot name a file"),
-    (HEAD+'a,"b\nc",1,2,9,train', ".csv:3: field 'query': 'b"), (HEAD+'"a\tb",c,1,2,9,train', ".csv:2: field 'video': 'a"),
-    (HEAD+"a,b,1,2,,train", ".csv:2: field 'duration': nowhere for video 'a'"), (HEAD+"a,b,1,2,9,train\n\na,c,1,2,8,train", ".csv:4: field 'duration': 8 s, but 9 s")])
+    ("vid,sentence,duration\n", ".csv:1: field 'video': 0 columns"), (HEAD, ".csv: no moments"), ("video,query,start,end\na,b,1\n", ".csv:2: 3 cells where the first line has 4"),
+    (HEAD+'a,"b,1,2\n', ".csv:2: not a table"), ((HEAD+"a,b\xfcrste,1,2,9,train\n").encode("latin-1"), ".csv: not UTF-8 text"), (HEAD+"a,b,1,2,9,", ".csv:2: field 'split': '' "+UNKNOWN),
+    (HEAD+"a,,1,2,9,train", ".csv:2: field 'query': '' "+UNPRINTABLE), (HEAD+"a,b,2,1,9,train", ".csv:2: field 'end': 1 s, but the moment starts at 2 s"),
+    (HEAD+"a,b,2,2,9,train", ".csv:2: field 'end': 2 s"), (HEAD+"a,b,10,10.5,9,train", ".csv:2: field 'end': 10.5 s, but the video has 9 s"),
+    (HEAD+"a,b,1,12,9,train", ".csv:2: field 'end': 12 s, but the video has 9 s"), (HEAD+"a,b,1s,2,9,train", ".csv:2: field 'start': '1s' is not a time"),
+    (HEAD+"a,b,1,2m,9,train", ".csv:2: field 'end': '2m' is not a time"), (HEAD+"a,b,1,2,9:99,train", "field 'duration': '9:99'"), (HEAD+"a,b,1,2,9,../train2/val", "'../train2/val' "+UNKNOWN),
+    (HEAD+"a,b,1,2,9,.", "'.' "+UNKNOWN), (HEAD+"a,b,1,2,9,trian", "'trian' "+UNKNOWN), (HEAD+'a,"b\0c",1,2,9,train', ".csv:2: field 'query': 'b"),
+    (HEAD+"a,b,1,2,,train", ".csv:2: field 'duration': nowhere for video 'a' (1 moments)"), (HEAD+"a,b,1,2,9,train\n\na,c,1,2,8,train", ".csv:4: field 'duration': 8 s, but 9 s")])
 def test_a_wrong_table_is_named(tmp_path, text, said):
     path = tmp_path/"mine.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    message = refusal(csv_records, path)
-    assert message.startswith(str(path)) and said in message, message
+    message = refusal(convert, path, tmp_path/"out")
+    assert message.startswith(str(path)) and said in message and not (tmp_path/"out").exists(), message
 
 
 def test_tables_of_other_programs(tmp_path):
-    "A byte-order mark, semicolons or tabs, Windows line ends, blank rows, other columns, another order and case"
+    "Byte-order marks, semicolons or tabs, Windows line ends, blank rows, other columns, another order and case"
     path = tmp_path/"mine.csv"
-    for text in ('\ufeffQuery; VIDEO;start;end;duration;note\r\n"one; two";a;0:01;2;9;"x\ny"\r\n;;;;;\r\n', "end\tstart\tquery\tvideo\tduration\n2\t1\tone; two\ta\t9\n"):
-        path.write_bytes(text.encode())
-        (record,), = csv_records(path).values()
-        assert (record.qid, record.query, record.vid, record.windows, record.duration) == ("a_0", "one; two", "a", ((1, 2),), 9)
+    for text, encoding in (('Query; VIDEO;start;end;duration;note\r\n"one; two";a;0:01;2;9;"x\ny"\r\n;;;;;\r\n', "utf-8-sig"), ("end\tstart\tquery\tvideo\tduration\n2\t1\tone; two\ta\t9\n", "utf-16")):
+        path.write_bytes(text.encode(encoding))
+        (record,), = convert(path, tmp_path/"out")[0].values()
+        assert (record.qid, record.query, record.vid, record.windows, record.duration) == ("mine_a_0", "one; two", "a", ((1, 2),), 9)
     path.write_text("video,query,start,end\na,b,1,9.5\n")             # counted in whole clips: the moment may end a little later
-    assert csv_records(path, {"a": 8.}.get)[""][0].windows == ((1, 9.5),)
+    assert check_moments(source_moments(path), {"a": 8.}.get)[0][0].end == 9.5
 
 
-ENTRY = {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 90], [60, 55]], "sentences": ["A man talks.", " He paints a wall. ", "It dries."]}
+ENTRY = {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 84]], "sentences": ["A man talks.", " He paints a wall. "]}
+FILES = { # form -> file, and the same moment of video "a" in it: "b c", 5 to 10 s of 30
+    "table": "video,query,start,end,duration\na,b c,0:05,10,0:30\n", "lines": "a 5.0 10##b c\n", "captions": {"a": {"duration": "30", "timestamps": [[5, 10.]], "sentences": ["b c "]}},
+    "frames": {"a": {"timestamps": [[125, 250]], "sentences": ["b c"], "fps": 25.0, "num_frames": 750}},
+    "segments": {"database": {"a": {"duration": 30, "subset": "validation", "annotations": [{"segment": [5, 10], "id": 0, "sentence": "b c"}]}}},
+    "classes": {"version": "1", "database": {"x": {"duration": 9, "subset": "testing", "annotations": []}, "a": {"duration": 30, "subset": "validation", "annotations": [{"segment": [5, 10], "label": "b c"}]}}},
+    "nlq": {"version": "v1", "videos": [{"video_uid": "x", "clips": []}, {"video_uid": "v", "clips": [{"clip_uid": "a", "video_start_sec": 30.0, "video_end_sec": 60.0, "annotations": [
+        {"language_queries": []}, {"language_queries": [{"clip_start_sec": 5., "clip_end_sec": 10., "query": "b\nc"}]}]}]}]},
+    "pieces": [{"video": "a", "description": "b c", "times": [[0, 0], [1, 1], [1, 1], [2, 3]], "num_segments": 6}],
+    "movies": {"0": {"movie": "a", "sentence": "b c", "timestamps": [5.0, 10], "movie_duration": 30.0}}}
+
+
+@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_every_form_says_the_same(tmp_path, form, encoding):
+    source, sources = tmp_path/"my_val.dat", [tmp_path/"my_val.dat"]     # known by its contents
+    source.write_text(FILES[form] if isinstance(FILES[form], str) else json.dumps(FILES[form]), encoding=encoding)
+    if form == "lines":
+        (tmp_path/"lengths.csv").write_text("id,length\nother,9\na,30\n")
+        sources.append(tmp_path/"lengths.csv")
+    (path, (record,)), = convert(sources, tmp_path/"out")[0].items()
+    assert path.stem == ("val" if form in ("segments", "classes") else "my_val") and record.qid == f"{path.stem}_a_0"
+    assert (record.vid, record.query, record.windows, record.duration) == ("a", "b c", ((5, 10),), 30)
+    assert data_config(tmp_path/"out"/"data.json").val == path.name and main(["doctor", str(tmp_path/"out"), "--annotations-only"]) == 0
 
 
 @pytest.mark.parametrize("values, said", [
-    ([], "not an object of videos"), ({"v_a": 3}, "video 'v_a': needs"), ({"v_a": ENTRY | {"duration": "82"}}, "video 'v_a': needs"), ({"v_a": {"duration": 9}}, "video 'v_a': needs"),
-    ({"v_a": ENTRY | {"sentences": ["one"]}}, "as many 'timestamps' as 'sentences'"), ({"v_a": ENTRY | {"timestamps": [[1], [2, 3], [4, 5]]}}, "video 'v_a': needs"),
-    ({"v_a": ENTRY | {"timestamps": [["0", "1"], [2, 3], [4, 5]]}}, "video 'v_a': needs"), ({"v_a": ENTRY | {"sentences": ["", "b", "c"]}}, "v_a_0: field 'query': ''"),
-    ({"v_a": ENTRY | {"sentences": [3, "b", "c"]}}, "v_a_0: field 'query': 3"), ({"v_a": ENTRY | {"timestamps": [[5, 5]]*3}}, "holds no moments"), ({}, "holds no moments")])
-def test_wrong_captions_are_named(tmp_path, values, said):
+    ([], "none of the forms"), ({"v_a": 3}, "none of the forms"), ({}, "none of the forms"), ({"v": {"duration": 34, "location": {"1": [[1, 5]]}, "fps": 30}}, "none of the forms"),
+    ({"v_a": ENTRY | {"duration": "82 s"}}, "v_a[1]: field 'duration': '82 s'"), ({"v_a": ENTRY | {"sentences": ["one"]}}, "v_a: has not the form"), ({"v_a": ENTRY | {"timestamps": [[1], [2, 3]]}}, "v_a: has not the form"),
+    ({"v_a": ENTRY | {"timestamps": [["0", "1"], [2, None]]}}, "v_a[1]: field 'end': None"), ({"v_a": ENTRY | {"sentences": ["", "b"]}}, "v_a[0]: field 'query': ''"), ({"v_a": ENTRY | {"sentences": [3, "b"]}}, "v_a[0]: field 'query': 3"),
+    ({"v_a": ENTRY | {"timestamps": [[5, 5], [-1, 3]]}}, "v_a[0]: field 'end': 5 s, but"), ({"v_a": ENTRY | {"timestamps": [[5, 5], [-1, 3]]}}, "v_a[1]: field 'start': -1 is not a time"),
+    ({"v_a": ENTRY | {"timestamps": [[5, 90], [1, 3]]}}, "v_a[0]: field 'end': 90 s, but the video has 82.73 s"), ({"v_a": ENTRY | {"fps": 0, "num_frames": 9}}, "v_a: has not the form of the file: ZeroDivisionError"),
+    ({"database": {"a": {"duration": 9, "subset": "holdout", "annotations": [{"segment": [1, 2], "sentence": "b"}]}}}, "a[0]: field 'split': 'holdout'"),
+    ([{"video": "a", "description": "b", "times": [], "num_segments": 6}], "0: has not the form")])
+def test_wrong_files_are_named(tmp_path, values, said):
     (tmp_path/"a.json").write_text(json.dumps(values))
-    message = refusal(activitynet_records, tmp_path/"a.json")
-    assert message.startswith(str(tmp_path/"a.json")) and said in message, message
+    message = refusal(convert, tmp_path/"a.json", tmp_path/"out")
+    assert str(tmp_path/"a.json") in message and said in message and not (tmp_path/"out").exists(), message
 
 
-def test_captions_become_records(tmp_path):
-    (tmp_path/"a.json").write_text(json.dumps({"v_a": ENTRY, "v_b": {"duration": 9, "timestamps": [], "sentences": []}}))
-    files, left_out = convert(tmp_path/"a.json", tmp_path/"out")
-    records = read_annotations(tmp_path/"out"/"a.jsonl", "charades")
-    assert [*files] == [tmp_path/"out"/"a.jsonl"] and left_out == ["v_a_2"]
-    assert [(r.qid, r.query, r.windows) for r in records] == [("v_a_0", "A man talks.", ((0.83, 19.86),)), ("v_a_1", "He paints a wall.", ((17.37, 82.73),))]
+def test_all_faults_in_one_run_under_the_same_rules(tmp_path, capsys):
+    "A table and a JSON file with the same four faults in one call; with --skip the sound moment of each is left"
+    rows = [("a", "b", 5, 4), ("a", " ", "x", 7), ("a", "c", 0, 12), ("a", "d", 1, 2)]
+    (tmp_path/"train.csv").write_text("\n".join(["video,query,start,end,duration", *(",".join(map(str, row))+",9" for row in rows), "e,f,1"]))
+    (tmp_path/"val.json").write_text(json.dumps({"a": {"duration": 9, "sentences": [r[1] for r in rows], "timestamps": [r[2:] for r in rows]}, "z": 3}))
+    ask = ["convert", str(tmp_path/"train.csv"), str(tmp_path/"val.json"), "--out", str(tmp_path/"out")]
+    assert main(ask) == 2 and not (tmp_path/"out").exists()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11 and said[-1] == "mrhd: 10 faults; --skip leaves such moments out"
+    for what in ("'end': 4 s, but the moment starts at 5 s", "'start': 'x' is not a time", "'end': 12 s, but the video has 9 s", "'query': "):
+        assert len([line for line in said if what in line and ".csv:" in line]) == len([line for line in said if what in line and ".json: a[" in line]) == 1
+    assert main([*ask, "--skip"]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]) == 10
+    for split in ("train", "val"): assert [r.query for r in read_annotations(tmp_path/"out"/f"{split}.jsonl", "charades")] == ["d"]
+    (tmp_path/"train.csv").write_text("video,query,start,end,duration\na,b,2,1,9\n")
+    assert main(ask[:2]+ask[3:]) == 2 and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ConversionError): convert(tmp_path/"train.csv", tmp_path/"out", skip=True) # nothing is left
+
+
+def test_two_files_of_one_video(tmp_path, capsys):
+    "As ActivityNet Captions has val_1 and val_2: qids differ, the doctor agrees, and data.json learns of the second; what is there stays"
+    for name, sentence in (("train", "A dog runs."), ("val_1", "A man stands."), ("val_2", "Somebody talks.")):
+        (tmp_path/f"{name}.json").write_text(json.dumps({"v_t" if name == "train" else "v_a": {"duration": 50, "timestamps": [[1, 4]], "sentences": [sentence]}}))
+        assert main(["convert", str(tmp_path/f"{name}.json"), "--out", str(tmp_path/"charades")]) == 0
+    path = tmp_path/"charades"/"data.json"
+    data = data_config(path)
+    assert (data.name, data.train, data.val, data.test) == ("my_charades", "train.jsonl", "val_1.jsonl", "val_2.jsonl")
+    write_json(path, json.loads(path.read_text()) | {"text": {"name": "w", "files": ["t/{qid}.npy"], "dim": 4}, "clip_length": 1})
+    capsys.readouterr()
+    assert main(["doctor", str(path), "--annotations-only"]) == 0 and "reported_video" in (said := capsys.readouterr().out) and "duplicate_qid" not in said
+    (tmp_path/"dev.csv").write_text("video,query,start,end,duration\nx,y,1,2,9\nx,y,1,2,9\n")
+    assert main(["convert", str(tmp_path/"dev.csv"), "--out", str(path.parent)]) == 0
+    said = capsys.readouterr().out
+    assert f"has val_1.jsonl for 'val', so nothing reads {path.parent}/dev.jsonl" in said and "dev.csv:3 is there twice and counts once" in said
+    assert data_config(path).clip_length == 1 and data_config(path).val == "val_1.jsonl"
+    path.write_text("{}")
+    assert "data.json: field 'name': missing" in refusal(convert, tmp_path/"dev.csv", path.parent)
+
+
+def test_qids_stay_when_videos_are_added(tmp_path):
+    rows = ["b,one,1,2,9", "b,two,1,2,9"]
+    qids = []
+    for more in ([], ["a,new,1,2,9"]):
+        (tmp_path/"train.csv").write_text("\n".join(["video,query,start,end,duration", *more, *rows]))
+        qids.append({r.query: r.qid for r in read_annotations(*convert(tmp_path/"train.csv", tmp_path/"out")[0], "charades")})
+    assert qids[0].items() <= qids[1].items() and qids[0] == {"one": "train_b_0", "two": "train_b_1"}

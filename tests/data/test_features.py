@@ -56,7 +56,7 @@ def test_tables_as_they_were_stored(tmp_path):
 def test_keys_and_pooled_text(tmp_path):
     np.savez(tmp_path/"a.npz", features=TABLE, pooler_output=TABLE[0])
     np.save(tmp_path/"a.npy", TABLE)
-    for name, key, said in (("a.npz", "token", "field 'token': missing; it holds features, pooler_output"), ("a.npz", "", "field '': missing"), ("a.npy", "features", "without a name"),
+    for name, key, said in (("a.npz", "token", "field 'token': missing; it holds features, pooler_output"), ("a.npz", "", "field 'key': name one of features, pooler_output"), ("a.npy", "features", "without a name"),
                             ("a.npz", "pooler_output", "shape (4,)"), ("none.npz", "x", "cannot be read"), ("", "x", "cannot be read")): assert said in refusal(read_array, tmp_path/name, key)
     assert np.array_equal(read_array(tmp_path/"a.npz", "pooler_output", text=True), TABLE[:1])
 

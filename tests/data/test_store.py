@@ -39,7 +39,7 @@ def labelled(dataset:str, i:int, clips:int)->Record:
 
 def folder(root:Path, layout:str):
     "A small folder in a released layout, rows of odd types and orders among them; its configuration and records"
-    data = replace(data_config(layout if layout in LAYOUTS[:-1] else "youtube"), root=str(root), annotations=(), train="train.jsonl", val="val.jsonl", test="")
+    data = replace(data_config(layout if layout in LAYOUTS[:-1] else "youtube"), name="mine", root=str(root), annotations=(), train="train.jsonl", val="val.jsonl", test="")
     if layout == "words by domain": data = replace(data, text=StreamConfig("words", ("words/{domain}.npz",), 8, "token"))
     draw = rng(0, layout)
     records = [labelled(data.dataset, i, 8+3*(i//2*2)) for i in range(0, 2*VIDEOS, 1 if data.dataset in ("qvhighlights", "charades") else 2)]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 from mrhd_nb.core.files import rng
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.evaluation.metrics import BRIEF, BUCKETS, LEVELS, averages, evaluate, per_query, score_queries
+from mrhd_nb.evaluation.metrics import BRIEF, BUCKETS, EXTRA, LEVELS, averages, evaluate, per_query, score_queries
 
 SUBMISSIONS = ("moment_detr_sample_val", "tr_detr_val", "taskweave_mr2hd_val", "taskweave_hd2mr_val")
 
@@ -23,7 +23,9 @@ def test_every_number_of_the_official_report(shared, annotations, name):
     folder = shared/"reference/submissions"
     report = evaluate(folder/f"{name}.jsonl", annotations)
     text = (folder/f"{name}.metrics.json").read_text()
+    extra = report.pop("extra")                                           # beside the official report
     assert json.dumps(report) == json.dumps(json.loads(text))             # values and the order of keys
+    assert list(extra) == list(EXTRA) and extra["MR-full-R1@0.3"] > report["brief"]["MR-full-R1@0.5"] < extra["MR-full-R5@0.5"]
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)
@@ -134,8 +136,32 @@ def test_qvhighlights_against_loops(seed):
     report = evaluate(submission, annotations)
     agree(report, naive(submission, annotations))
     assert (submission, annotations) == before and report == evaluate(submission, annotations)
-    assert list(report) == ["brief", "HL-min-Fair", "HL-min-Good", "HL-min-VeryGood", "full", "long", "middle", "short"]
+    assert list(report) == ["brief", "HL-min-Fair", "HL-min-Good", "HL-min-VeryGood", "full", "long", "middle", "short", "extra"]
     assert list(report["brief"]) == list(BRIEF["qvhighlights"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recall_of_five_and_mean_iou_against_loops(seed):
+    submission, annotations = random_case(rng(seed, "extra"))
+    answers, best = {s["qid"]: s["pred_relevant_windows"] for s in submission}, {1: [], 5: []}
+    for a in annotations:
+        iou = [max(max(0, min(e, b)-max(x, y))/max(max(e, b)-min(x, y), 1e-9) for y, b in a["relevant_windows"]) for x, e, _ in answers[a["qid"]][:5]]
+        for k in best: best[k].append(max(iou[:k], default=0))
+    expected = {"MR-full-R1@0.3": np.mean(np.array(best[1]) >= .3), "MR-full-mIoU": np.mean(best[1])}
+    expected |= {f"MR-full-R5@{t}": np.mean(np.array(best[5]) >= t) for t in (.3, .5, .7)}
+    agree({"extra": evaluate(submission, annotations)["extra"]}, {"extra": {k: 100*v for k, v in expected.items()}})
+
+
+@pytest.mark.parametrize("dataset", ("qvhighlights", "charades"))
+def test_queries_without_a_moment_count_in_no_score(dataset):
+    "They are read like any other, on either side of the file, and change no number"
+    submission, annotations = random_case(rng(8, "empty"), n=30)
+    none = [dict(a, qid=f"none {i}", relevant_windows=[], relevant_clip_ids=[], saliency_scores=[]) for i, a in enumerate(annotations[:7])]
+    more = [dict(s, qid=a["qid"]) for s, a in zip(submission, none)]
+    expected = evaluate(submission, annotations, dataset)
+    for given, truth in ((submission+more, annotations+none), (more+submission, none+annotations)): assert evaluate(given, truth, dataset) == expected
+    assert set(evaluate(more, none, dataset)["brief"].values()) == {0.}    # none counts
+    assert len(per_query(submission+more, annotations+none, dataset)) == 37
 
 
 @pytest.fixture(scope="module")

@@ -165,10 +165,12 @@ def test_a_data_set_without_windows_has_no_moment_terms(batch, made, moments):
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_shares_of_a_batch_add_up(batch, name, count):
+@pytest.mark.parametrize("parts", [False, True])
+def test_shares_of_a_batch_add_up(batch, name, count, parts):
     "Five processes for three samples: two have none. The video alignment, which needs an exchange, is tested with processes"
-    model = MomentModel(small_model(name, negative_pairs=True, dropout=0., input_dropout=0.), generator(0, name))
+    model = MomentModel(small_model(name, negative_pairs=True, proposals=parts, existence=parts, dropout=0., input_dropout=0.), generator(0, name))
     losses = replace(coefficients(name), video_alignment=0.)
+    if parts: losses = replace(losses, classification="overlap")
     whole = compute_losses(model(batch), batch.targets, losses, Quirks()).asdict()
     shares = [take_share(batch, rank, count) for rank in range(count)]
     terms = [compute_losses(model(own), own.targets, losses, Quirks(), share) for own, share in shares]

@@ -51,6 +51,20 @@ def test_interrupted_at_any_step(step, whole, tmp_path):
     assert [r | {"seconds": 0} for r in one] == [r | {"seconds": 0} for r in other]
 
 
+def test_interrupted_with_every_part(tmp_path):
+    "Proposals, overlap, existence and random changes to the samples"
+    changes = TINY | {"training.augment.crop": .5, "training.augment.surroundings": .5, "training.augment.words": .15}
+    config = run_config("mrhd", "synthetic", overrides=changes)
+    train(config, tmp_path/"whole", progress=False)
+    stop(config, tmp_path/"stopped", 4)
+    train(config, tmp_path/"stopped", progress=False)
+    assert weights(tmp_path/"stopped") == weights(tmp_path/"whole")
+    terms = read_history(tmp_path/"whole"/"history.jsonl")[-1]["terms"]
+    assert terms["existence"] > 0 and terms["proposal"] > 0 and terms["moments"] > terms["proposal"]
+    lines = [json.loads(line) for line in (tmp_path/"whole"/"submission_last.jsonl").read_text().splitlines()]
+    assert all(0 < line["pred_exist_score"] < 1 for line in lines)
+
+
 def test_interrupted_while_the_end_is_reported(whole, tmp_path, monkeypatch):
     "All epochs are done: nothing is trained again, and the feedback is on as it was"
     write = training.write_json_lines

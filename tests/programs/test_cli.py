@@ -1,8 +1,12 @@
 "The `mrhd` command as a shell sees it: exit status, one-line errors, files"
-import json, os, subprocess, sys
+import json, os, re, shlex, signal, subprocess, sys, time
 import numpy as np
-import pandas as pd
-from mrhd_nb.programs.cli import COMMANDS, main
+import pandas as pd, pytest
+from mrhd_nb.core.files import InputError
+from mrhd_nb.programs.cli import COMMANDS, EXAMPLES, main
+
+SIZES = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
+SMALL = [word for size in SIZES for word in ("--set", size)]
 
 
 def mrhd(*words, **options):
@@ -38,7 +42,9 @@ def test_evaluates_a_released_submission(shared, tmp_path):
     done = mrhd("evaluate", "--submission", given, "--annotations", truth, "--out", tmp_path/"deep"/"M.json")
     expected = json.loads((reference/"submissions"/"tr_detr_val.metrics.json").read_text())
     assert done.returncode == 0 and json.loads(done.stdout) == expected["brief"], done.stderr
-    assert json.loads((tmp_path/"deep"/"M.json").read_text()) == expected
+    written = json.loads((tmp_path/"deep"/"M.json").read_text())
+    extra, line = written.pop("extra"), written.pop("signature")
+    assert written == expected and list(extra)[0] == "MR-full-R1@0.3" and line in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, capsys):
@@ -54,18 +60,53 @@ def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, ca
     monkeypatch.setenv("MRHD_LEDGER", "")
     words = ["evaluate", "--submission", str(given), "--annotations", str(tmp_path/"mine_test.jsonl")]
     official = evaluate(answers, truth)
-    assert main([*words, "--out", str(tmp_path/"M.json")]) == 0 and json.loads((tmp_path/"M.json").read_text()) == official
-    said = capsys.readouterr()
-    assert json.loads(said.out) == official["brief"] and "scoring 1 " in said.err and said.err.count("\n") == 1
+    assert main([*words, "--out", str(tmp_path/"M.json")]) == 0
+    said, written = capsys.readouterr(), json.loads((tmp_path/"M.json").read_text())
+    assert "|looks:1|" in written.pop("signature") and written == official
+    doubt, signature, ledger_line = said.err.splitlines()
+    assert json.loads(said.out) == official["brief"] and "not sorted by score" in doubt and "scoring 1 " in ledger_line and "|rules:qvhighlights|" in signature
     assert main([*words, "--intervals", "--per-query", str(tmp_path/"q.parquet"), "--out", str(tmp_path/"I.json")]) == 0
     said, written = capsys.readouterr(), json.loads((tmp_path/"I.json").read_text())
     assert "scoring 2 " in said.err and "1 different submission " in said.err and said.out.splitlines()[-1].startswith("95 % intervals")
-    block = written.pop("intervals")
-    assert written == official and list(block["metrics"]) == list(official["brief"])
-    assert all(r["low"] <= r["value"] <= r["high"] and r["value"] == official["brief"][k] for k, r in block["metrics"].items())
+    block, signature = written.pop("intervals"), written.pop("signature")
+    assert signature == said.out.splitlines()[-2] and written == official and list(block["metrics"]) == list(official["brief"])
+    assert all(r["low"] is None or r["low"] <= r["value"] <= r["high"] for r in block["metrics"].values()) # none where all are equal
+    assert all(r["value"] == official["brief"][k] for k, r in block["metrics"].items())
     assert {k: round(v, 2) for k, v in averages(pd.read_parquet(tmp_path/"q.parquet")).items()} == official["brief"]
     assert [line["metrics"] for line in read_ledger(ledger)] == [official["brief"]]*2
     assert main([*words, "--ledger", "off"]) == 0 and "not recorded" in capsys.readouterr().err and len(read_ledger(ledger)) == 2
+
+
+def test_scores_by_both_protocols_as_the_golden_files_do(shared, tmp_path):
+    reference = shared/"reference"
+    given, truth = reference/"submissions"/"moment_detr_gmr_test.jsonl", reference/"annotations/soccer_gmr/soccer_gmr_test.jsonl"
+    done = mrhd("evaluate", "--protocol", "gmr", "--submission", given, "--annotations", truth, "--out", tmp_path/"G.json")
+    assert done.returncode == 0 and json.loads(done.stdout) == json.loads((tmp_path/"G.json").read_text())["brief"] == json.loads((reference/"submissions"/"moment_detr_gmr_test.gmr.json").read_text())["brief"]
+    given, truth = reference/"submissions"/"tr_detr_val.jsonl", reference/"annotations/qvhighlights/highlight_val_release.jsonl"
+    done = mrhd("evaluate", "--protocol", "multi", "--submission", given, "--annotations", truth, "--out", tmp_path/"M.json", "--format", "latex", "--columns", "MR-mR3")
+    expected, written = json.loads((reference/"submissions"/"tr_detr_val.multi.json").read_text()), json.loads((tmp_path/"M.json").read_text())
+    assert done.returncode == 0 and {k: written[k] for k in expected} == expected and "tr\\_detr\\_val & 32.00" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"% {written['signature']}" and "|rules:multi|" in written["signature"]
+    said = mrhd("compare", tmp_path/"M.json", tmp_path/"G.json")
+    assert refused(said, "cannot be compared: split f17accdea93c and 0867f3c2bb42", "rules multi and gmr", "M.json", "G.json")
+
+
+def test_says_in_one_line_what_is_doubtful(tmp_path, capsys):
+    "The numbers stay the official ones"
+    truth = [dict(qid=i, query=f"query {i}", duration=40, vid=f"v{i}", relevant_windows=[[10*i, 10*i+6]], relevant_clip_ids=[1], saliency_scores=[[4, 4, 4]]) for i in range(3)]
+    sound = [dict(qid=i, query=f"query {i}", vid=f"v{i}", pred_relevant_windows=[[10*i, 10*i+6, .9], [0, 2, .1]], pred_saliency_scores=[0, 1]) for i in range(3)]
+    other = [dict(s, **{k: sound[(i+1)%3][k] for k in ("vid", "query")}) for i, s in enumerate(sound)]
+    lacks = [{k: v for k, v in sound[0].items() if k != "pred_saliency_scores"}, *sound[1:]]
+    mixed = [dict(s, pred_relevant_windows=s["pred_relevant_windows"][::-1]) for s in sound[:2]]+sound[2:]
+    empty = [dict(truth[0], relevant_windows=[], relevant_clip_ids=[], saliency_scores=[]), *truth[1:]]
+    for given, labels, said in ((sound, truth, []), (other, truth, ["s.jsonl:1: field 'vid': 'v1', but 'v0'", "3 of 3 lines"]), (lacks, truth, ["s.jsonl:1: field 'pred_saliency_scores': missing", "2 of 3"]),
+                                (mixed, truth, ["s.jsonl:1: field 'pred_relevant_windows': not sorted by score", "2 of 3"]), (sound, empty, ["a.jsonl: 1 of 3 queries have no moment"])):
+        for name, lines in (("s", given), ("a", labels)): (tmp_path/f"{name}.jsonl").write_text("".join(json.dumps(v)+"\n" for v in lines))
+        assert main(["evaluate", "--submission", str(tmp_path/"s.jsonl"), "--annotations", str(tmp_path/"a.jsonl")]) == 0
+        shown = capsys.readouterr()
+        *doubts, signature = shown.err.splitlines()
+        assert len(doubts) == bool(said) and all(word in doubts[0] for word in said), shown.err
+        assert json.loads(shown.out)["MR-full-R1@0.5"] == (33.33 if given is mixed else 100) and ("HL-min-Fair-mAP" in shown.out) == (given is not lacks)
 
 
 def test_parity_fails_without_files_and_with_an_altered_number(shared, tmp_path, capsys):
@@ -118,10 +159,11 @@ def test_predicts_from_files_of_ones_own(tmp_path):
 
 def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")                              # a scheduler's: only that of torchrun silences a process
-    sizes = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
     run = tmp_path/"run"
-    assert main(["train", "--preset", "tr_detr", *(w for s in sizes for w in ("--set", s)), "--seed", "3", "--out", str(run)]) == 0
-    table = capsys.readouterr().out
+    assert main(["train", "--preset", "tr_detr", *SMALL, "--seed", "3", "--out", str(run)]) == 0
+    table, said = capsys.readouterr()
+    assert said.splitlines()[0] == f"tr_detr on synthetic, seed 3, epochs: 2, run folder: {run}"
+    assert "{" not in said and max(map(len, re.split(r"[\r\n]", said)[1:])) < 80 # no page of JSON, a bar that fits a terminal
     assert "MR-full-mAP" in table and all((run/name).is_file() for name in ("train.ipynb", "train.html", "done.json"))
     weights, again = (run/"last.safetensors").read_bytes(), ["--config", str(run/"config.json"), "--out", str(run)] # refused if it were another run
     (run/"done.json").unlink()                                   # as if it had been stopped before its end
@@ -131,3 +173,140 @@ def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", str(run)]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((run/"metrics.json").read_text())["last"]["metrics"]["brief"]
     assert main(["train", *again, "--seed", "4"]) == 2 and "holds another run: seed" in capsys.readouterr().err
+
+
+def test_a_folder_s_name_is_taken_literally(tmp_path):
+    "Braces are no pattern of Papermill, signs of equality no parameter"
+    out = "{seed} exp{ lr=1e-4 %d"
+    done = mrhd("train", "--preset", "tr_detr", *SMALL, "--out", out, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith(f"run folder: {out}\n"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [out] and (tmp_path/out/"done.json").is_file() and "KeyboardInterrupt" not in done.stderr
+
+
+def test_a_folder_of_one_s_own_is_refused(tmp_path):
+    "Whatever lies in it; nothing is written"
+    for name in ("config.json", "metrics.json", "notes.txt", "done.json"):
+        (folder := tmp_path/name.replace(".", "_")).mkdir()
+        (folder/name).write_text('{"my": "file"}')
+        assert refused(mrhd("train", "--preset", "tr_detr", *SMALL, "--out", folder), f"{folder}: holds {name}, which this program did not write")
+        assert [path.name for path in folder.iterdir()] == [name] and (folder/name).read_text() == '{"my": "file"}'
+    (tmp_path/"sweep").mkdir()
+    (tmp_path/"sweep"/"runs.csv").write_text("mine")
+    assert refused(mrhd("sweep", "smoke", "--out", tmp_path/"sweep"), "holds runs.csv") and (tmp_path/"sweep"/"runs.csv").read_text() == "mine"
+    (tmp_path/"report.html").write_text("mine")
+    assert refused(mrhd("demo", "--out", tmp_path), "report.html")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_stdout_cannot_show_is_shown_in_ascii(encoding, tmp_path):
+    (tmp_path/"train.jsonl").write_text(json.dumps({"qid": 1, "query": "x", "duration": 20, "vid": "视频", "relevant_windows": [[2, 60]]}, ensure_ascii=False)+"\n", encoding="utf-8")
+    stream = {"files": ["f/{vid}.npy"], "dim": 16}
+    (tmp_path/"data.json").write_text(json.dumps({"name": "u", "dataset": "charades", "train": "train.jsonl", "streams": [stream | {"name": "f"}], "text": {"name": "w", "files": [], "dim": 16}}))
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    doctor = mrhd("doctor", tmp_path/"data.json", env=environment)
+    assert doctor.returncode == 1 and r"\u89c6\u9891" in doctor.stdout, doctor.stderr
+    code = "from mrhd_nb.programs.cli import *; import mrhd_nb.programs.cli as cli; cli.answer = lambda _: print('▁▇ ± é') or 0; main(['notebooks'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.decode(encoding).split() == [".#", "+/-" if encoding == "ascii" else "±", r"\xe9" if encoding == "ascii" else "é"]
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "mrhd_nb", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == mrhd("--version").stdout and done.stdout.startswith("mrhd_nb ")
+    assert subprocess.run([sys.executable, "-m", "mrhd_nb", "trian"], capture_output=True).returncode == 2
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    "Ctrl-C reaches the kernel too; the state is kept, the unfinished run can be scored, and it goes on from there"
+    code = "import sys; from mrhd_nb.programs.cli import main; sys.exit(main())"
+    words = ["train", "--preset", "tr_detr", *SMALL, "--set", "training.epochs=500", "--set", "training.save_every=1", "--out", "a run"]
+    with open(tmp_path/"err", "w") as err:
+        process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stderr=err, stdout=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(600):
+        if "epoch 3/" in (tmp_path/"err").read_text() or process.poll() is not None: break
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    status, said = process.wait(60), (tmp_path/"err").read_text()
+    assert status == 130 and said.splitlines()[-1] == "mrhd: interrupted; go on with: mrhd train --resume 'a run'", said
+    assert "Traceback" not in said and "KeyboardInterrupt" not in said
+    scored = mrhd("evaluate", "a run", cwd=tmp_path)
+    assert scored.returncode == 0 and "a run: not finished; its best epoch so far is taken" in scored.stderr and "MR-full-mAP" in scored.stdout
+    with open(tmp_path/"err", "w") as err:
+        process = subprocess.Popen([sys.executable, "-c", code, "train", "--resume", "a run"], cwd=tmp_path, stderr=err, stdout=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(600):
+        if "goes on" in (tmp_path/"err").read_text() or process.poll() is not None: break
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(60)
+    assert re.search(r"^a run: goes on after epoch \d+ of 500, step \d+$", (tmp_path/"err").read_text(), re.M)
+
+
+def tiny(folder, labels=6):
+    "A data set of files with a test split of six queries, of which the last `labels` have labels"
+    draw = np.random.default_rng(0)
+    (folder/"f").mkdir(parents=True)
+    for split, count in (("train", 16), ("test", 6)):
+        lines = [{"qid": f"{split}{i}", "query": f"a person does thing {i}", "duration": 40, "vid": f"{split}{i//2}", "relevant_windows": [[4, 12]]} for i in range(count)]
+        for line in lines: np.save(folder/"f"/f"{line['vid']}.npy", draw.standard_normal((20, 16), np.float32))
+        if split == "test":
+            for line in lines[:count-labels]: del line["relevant_windows"]
+        (folder/f"{split}.jsonl").write_text("".join(json.dumps(line)+"\n" for line in lines))
+    (folder/"data.json").write_text(json.dumps({"name": "tiny", "dataset": "charades", "train": "train.jsonl", "test": "test.jsonl", "max_clips": None, "round_to": None,
+                                                "streams": [{"name": "f", "files": ["f/{vid}.npy"], "dim": 16}], "text": {"name": "w", "files": [], "dim": 16}}))
+    return ["train", "--preset", "tr_detr", "--data", folder/"data.json", *(w for s in SIZES[3:] for w in ("--set", s)), "--out", folder/"run"]
+
+
+def test_a_split_without_labels_is_answered_and_not_scored(tmp_path):
+    done = mrhd(*tiny(tmp_path/"a", labels=0))
+    assert done.returncode == 0 and done.stdout.startswith("not scored: the reported split has no labels"), done.stderr
+    assert "Warning" not in done.stderr
+    run = tmp_path/"a"/"run"
+    assert len((run/"submission_last.jsonl").read_text().splitlines()) == 6 and json.loads((run/"metrics.json").read_text())["last"]["metrics"] is None
+    scored = mrhd("evaluate", run)
+    assert scored.returncode == 2 and scored.stderr.splitlines()[-1].endswith("split 'test' has no labels to score by")
+
+
+def test_what_would_end_a_run_at_its_end_is_refused_at_its_beginning(tmp_path):
+    "A file of the test split that is missing, damaged or of another width, and labels that some of its queries lack"
+    from mrhd_nb import run_config, train
+    words = tiny(tmp_path/"a")
+    (tmp_path/"a"/"f"/"test1.npy").unlink()
+    done = mrhd(*words)
+    assert done.returncode == 2 and "test1.npy: cannot be read" in done.stderr.splitlines()[-1], done.stderr
+    def said(folder, hurt=lambda folder: None, labels=6):
+        tiny(folder, labels)
+        hurt(folder/"f")
+        with pytest.raises(InputError) as caught: train(run_config("tr_detr", str(folder/"data.json"), overrides=SIZES[3:]), folder/"run", progress=False)
+        return str(caught.value)
+    assert "test2.npy: not a feature file" in said(tmp_path/"b", lambda f: (f/"test2.npy").write_bytes(b"x"))
+    assert "9 channels" in said(tmp_path/"c", lambda f: np.save(f/"test0.npy", np.ones((20, 9), np.float32)))
+    assert "test.jsonl:1: field 'relevant_windows': missing; other queries" in said(tmp_path/"d", labels=5)
+    for run in tmp_path.glob("*/run"): assert not any((run/name).exists() for name in ("history.jsonl", "resume.pt", "best.safetensors"))
+
+
+def test_diverged_training_names_itself(tmp_path):
+    done = mrhd("train", "--preset", "tr_detr", *SMALL, "--set", "training.lr=1e30", "--out", tmp_path/"run")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("mrhd: training diverged in epoch 1 (steps done: 1): "), done.stderr
+    assert "submission" not in done.stderr
+
+
+CHEAP = ("train", "evaluate", "predict", "convert", "notebooks", "download", "doctor", "parity")
+
+def test_every_example_of_the_help_works(tmp_path):
+    "As it stands where that takes seconds, with training made small; the others are words that the parser takes"
+    from mrhd_nb.programs.cli import command_line
+    assert set(EXAMPLES) == set(COMMANDS)
+    place, shared = tmp_path/"mrhd_nb", os.environ.get("MRHD_SHARED", os.path.join(os.path.dirname(__file__), "../../../shared"))
+    place.mkdir()
+    if os.path.isdir(shared): (tmp_path/"shared").symlink_to(os.path.abspath(shared))
+    (tmp_path/"mrhd").write_text(f"#!/bin/sh\nexec {sys.executable} -m mrhd_nb \"$@\"\n")
+    (tmp_path/"mrhd").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "MRHD_DATA": f"{tmp_path}/shared/features"}
+    for name, text in EXAMPLES.items():
+        last = text.splitlines()[-1].strip()
+        assert command_line().parse_args(shlex.split(last)[1:]).command == name
+        if name not in CHEAP or name in ("doctor", "parity") and not (tmp_path/"shared").exists(): continue
+        if name == "parity": (place/"golden").mkdir(); text = text.replace("../shared/golden", "golden"); os.link(tmp_path/"shared"/"golden"/"trdetr_txtpad.npz", place/"golden"/"a.npz")
+        small = " "+shlex.join(SMALL) if name == "train" else ""
+        done = subprocess.run(text+small, shell=True, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (name, done.stdout, done.stderr)

@@ -31,6 +31,25 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, capsys):
     assert main(words) == 0 and "val/tr_detr/synthetic-good-seed0: finished before" in capsys.readouterr().out
 
 
+def test_a_grid_is_a_product_and_orders_its_rows(tmp_path):
+    "Planted results: the rows of the tables stand as the grid says, not by the names of the folders"
+    from mrhd_nb.core.config import to_dict
+    from mrhd_nb.core.files import write_json, write_json_lines
+    from mrhd_nb.programs.notebooks import experiment_config, step_record
+    (tmp_path/"grid.yaml").write_text(json.dumps({"presets": ["tr_detr"], "data": ["synthetic"], "protocol": "last", "overrides": TINY, "grid": {"model.width": [64, 16, 32], "training.lr": ["1e-3", 0.01]}}))
+    (grid,), done = read_grids(tmp_path/"grid.yaml"), []
+    for cell in expand(grid):
+        run, config = tmp_path/"out"/cell.name, experiment_config(**cell.parameters)
+        write_json(run/"config.json", to_dict(config))
+        write_json_lines(run/"history.jsonl", [{"metrics": None}])
+        write_json(run/"metrics.json", {"last": {"epoch": 2, "metrics": {"brief": {"MR-full-mAP": config.training.lr}}}, "train_seconds": 1.})
+        write_json(run/"done.json", {"notebooks": {"train": step_record("train", cell.parameters | {"device": "cpu"})}})
+        done.append(f"tr_detr, width={config.model.width}-lr={'1e-3' if config.training.lr == 0.001 else 0.01}")
+    tables = sweep([grid], tmp_path/"out", report=lambda line: None)
+    assert [s.split("=")[1].split("-")[0] for s in done] == ["64", "64", "16", "16", "32", "32"]
+    assert tables["runs"].system.tolist() == done == [system for _, system, _ in tables["seeds"].index] and tables["runs"]["MR-full-mAP"].tolist() == [0.001, 0.01]*3
+
+
 def test_a_ray_cluster_runs_jobs(tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is the extra `cluster`")
     grid, lines = Grid(("tr_detr",), ("synthetic",), "last", overrides=TINY), []

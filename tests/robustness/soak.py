@@ -35,7 +35,7 @@ def record(i:int, draw)->Record:
 
 def make_store(root:Path, queries:dict[str, int], wide:bool)->DataConfig:
     "Records and features, packed; the loose files are removed again"
-    data = replace(data_config("qvhighlights"), root=str(root), annotations=(), **{s: f"{s}.jsonl" for s in queries})
+    data = replace(data_config("qvhighlights"), name="soak", root=str(root), annotations=(), **{s: f"{s}.jsonl" for s in queries})
     if not wide: data = replace(data, streams=data.streams[1:]) # CLIP alone
     draw, first = rng(0, "soak"), 0
     tables = {s.name: draw.standard_normal((20_000, s.dim), np.float32).astype(np.float16) for s in (*data.streams, data.text)}

@@ -100,12 +100,12 @@ def undefined(path:Path):
 def test_feature_file(hurt, said, files, tmp_path):
     "The line names the file and the record; with the file as it was, the run ends as it would have"
     config, out = of_files(files), tmp_path/"run"
-    path = clip_file(config, "val", -1) # met in the first evaluation, when the first epoch has been trained
+    path = clip_file(config, "val", -1) # met before the first step, when what will be scored is read
     kept = path.read_bytes()
     hurt(path)
     with pytest.raises(InputError) as caught: train(config, out, progress=False)
     assert str(path) in str(caught.value) and said in str(caught.value) and "highlight_val_release.jsonl:8" in str(caught.value)
-    assert (out/"resume.pt").exists() and not (out/"done.json").exists()
+    assert not (out/"resume.pt").exists() and not (out/"done.json").exists()
     path.write_bytes(kept)
     train(config, out, progress=False)
     train(config, tmp_path/"whole", progress=False)

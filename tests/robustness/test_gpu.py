@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch fin
 GOLDEN = sorted((Path(__file__).parents[1]/"golden").glob("*.npz"))
 LITTLE = {"model.width": 32, "model.ffn": 64, "model.heads": 4, "model.encoder_layers": 1, "model.fusion_layers": 1}
 PLAIN = LITTLE | {"model.dropout": 0., "model.input_dropout": 0.}
-PRESETS = ["taskweave_mr2hd", "taskweave_hd2mr", "taskweave_both", "tr_detr"]
+PRESETS = ["taskweave_mr2hd", "taskweave_hd2mr", "taskweave_both", "tr_detr", "mrhd"]
 RUN = LITTLE | {"data.train_queries": 40, "data.val_queries": 12, "data.test_queries": 9, "training.epochs": 3, "training.batch_size": 8, "training.eval_every": 1,
                 "training.ema_decay": 0.9, "training.deterministic": True}
 AT_SIZES = {"model.video_dim": 26, "model.text_dim": 16} # those of the planted batches
