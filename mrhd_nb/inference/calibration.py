@@ -6,7 +6,7 @@
 __all__ = ['Curve', 'FALSE_ALARMS', 'LIMITS', 'fit_platt', 'fit_isotonic', 'reliability', 'fit_curve', 'apply_curve', 'existence',
            'calibrated_scores', 'calibrate', 'card_path', 'make_card', 'read_card']
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #9b9b775d
+# %% ../../nbs/6_inference/03_calibration.ipynb #550a2b1d
 import torch
 import numpy as np
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from ..learning.answers import has_moments, predict_dataset
 from ..learning.checkpoints import load_model, weights_path
 from ..learning.training import shuffle_queries
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #df8820b2
+# %% ../../nbs/6_inference/03_calibration.ipynb #b4c544fc
 def fit_platt(scores:np.ndarray, right:np.ndarray)->Callable[[np.ndarray], np.ndarray]:
     "Score to probability: a logistic function"
     centre, scale = scores.mean(), scores.std() or 1
@@ -40,7 +40,7 @@ def fit_isotonic(scores:np.ndarray, right:np.ndarray)->Callable[[np.ndarray], np
     made = IsotonicRegression(y_min=least, y_max=1-least, out_of_bounds="clip")
     return made.fit(scores, right).predict
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #0095bb8e
+# %% ../../nbs/6_inference/03_calibration.ipynb #f8349f6b
 Curve = dict[str, Any] # for JSON: kind, x, y, and what was measured on held-out videos
 
 def reliability(probability:np.ndarray, right:np.ndarray)->tuple[list[list[float]], float]:
@@ -70,7 +70,7 @@ def apply_curve(curve:Curve, scores:Sequence[float])->np.ndarray:
     "Scores as probabilities"
     return np.interp(scores, curve["x"], curve["y"])
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #5394a1cb
+# %% ../../nbs/6_inference/03_calibration.ipynb #716799d2
 FALSE_ALARMS = .1 # share of wrong sentences that may get an answer
 
 def existence(line:dict[str, Any])->float: # of a submission
@@ -113,7 +113,7 @@ def calibrate(
     at = float(possible[np.argmax(share <= FALSE_ALARMS)])
     return card | {"threshold": at, "false_alarms": FALSE_ALARMS, "hits": float((own >= at).mean())}
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #167469cb
+# %% ../../nbs/6_inference/03_calibration.ipynb #a0e277c4
 LIMITS = ("The numbers and probabilities hold for videos and sentences like those of its data.",
           "It does not hear: no stream holds sound unless one is named that does.",
           "It reads a negation or a number in a sentence like any other word.")

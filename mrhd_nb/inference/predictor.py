@@ -75,7 +75,7 @@ def highlight_scale(
     deviation = values.std() or 1                                      # 0 where all clips are equal
     return (1/(1+np.exp((values.mean()-values)/deviation))).round(4).tolist()
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #fbb9cad8
+# %% ../../nbs/6_inference/04_predictor.ipynb #ed2b9a6c
 Moment = namedtuple("Moment", "start end score") # seconds of the video, probability or raw score
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Answer:
         return {"qid": qid, "query": self.query, "vid": vid, "pred_relevant_windows": self.windows,
                 "pred_saliency_scores": self.saliency}
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #d8cdd461
+# %% ../../nbs/6_inference/04_predictor.ipynb #8db5c030
 @torch.no_grad()
 def read_video(
     predictor:Any,
@@ -149,7 +149,7 @@ def read_video(
     read = [[(part, line) for (part, of), line in zip(wanted, lines) if of == q] for q in range(n)]
     return [join_lines(one, step, MERGED if nms is None else nms) for one in read]
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #c1be846c
+# %% ../../nbs/6_inference/04_predictor.ipynb #96202477
 def make_answer(
     line:dict[str, Any], # of a submission
     query:str, duration:float, clip_length:float,
