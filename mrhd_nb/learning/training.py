@@ -221,12 +221,12 @@ class Run:
         splits = ("train", "val", "test") if training.select_on == "val" else ("train", "test")
         self.data = data = {split: open_split(config, split) for split in splits}
         need_labels(data["train"].records, "training needs labels")
-        for split in splits[1:]:
-            by = training.select_by if split == training.select_on else ""
-            rehearse(data[split], training.eval_batch_size, by)
         if training.shuffle_queries: data["train"] = shuffle_queries(data["train"], config.seed)
         self.state = state = State(config, device)
         if training.init and not resume.exists(): start_from(state, config)
+        for split in splits[1:]:
+            by = training.select_by if split == training.select_on else ""
+            rehearse(data[split], training.eval_batch_size, by)
         if world.first: note_environment(out, device, world.size, **data)
         if resume.exists(): state.load(resume)
         if world.first: write_json_lines(out/"history.jsonl", state.history)
