@@ -172,7 +172,8 @@ def rehearse(dataset:MomentDataset, batch_size:int=100, by:str="")->None: # by: 
                    "pred_saliency_scores": [0.]*int(mask.sum())}
                   for r, mask in zip(batch.records, batch.clip_mask)]
     bare = [record for record in records if not label_kind(record)]
-    if by or len(bare) < len(records): need_labels(bare, "it picks the epoch, or others have it")
+    why = "this split picks the epoch" if by else "other queries of this split have it"
+    if by or len(bare) < len(records): need_labels(bare, why)
     if bare: return
     truth = [as_json(record) for record in records]
     metrics = evaluate(submission=lines, annotations=truth, dataset=dataset.data.dataset)["brief"]

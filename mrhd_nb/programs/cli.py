@@ -70,13 +70,13 @@ def train_command(args:Namespace)->None:
             "overrides": changes, "config": config}
     resolved = experiment_config(**what) # refuses a wrong name before a kernel is started
     refuse_foreign(out, "config.json", "schema")
-    run = f"{resolved.preset} on {resolved.data.name}, seed {resolved.seed}"
-    print(f"{run}, epochs: {resolved.training.epochs}, run folder: {out}", file=sys.stderr)
     if "TORCHELASTIC_RUN_ID" in os.environ: # one of the processes that torchrun started
         from mrhd_nb.learning.training import train
         train(resolved, out, device=args.device)
         if os.environ["RANK"] != "0": return
     else:
+        run = f"{resolved.preset} on {resolved.data.name}, seed {resolved.seed}"
+        print(f"{run}, epochs: {resolved.training.epochs}, run folder: {out}", file=sys.stderr)
         what |= {"device": args.device, "processes": args.processes}
         try: run_notebook("train", out, what, stream=sys.stderr)
         except KeyboardInterrupt:
