@@ -150,6 +150,7 @@ class Targets:
     relevant:Tensor          # (B, L) bool
     has_moments:bool
     absent:Tensor|None=None  # (B,) bool
+    all_paired:bool=False    # known to have pairs in every sample, so that no mask is read
 
     @property
     def paired(self)->Tensor: # (B,) bool
@@ -202,7 +203,8 @@ def _targets(labels:Sequence[Labels|None], records:Sequence[Record])->Targets|No
     vids = [record.vid for record in records]
     absent = torch.tensor([vid != after for vid, after in zip(vids, [*vids[1:], vids[0]])])
     return Targets(tuple(l.spans for l in labels), rows("saliency"), rows("positive", -1),
-                   rows("negative", -1), rows("relevant"), labels[0].has_moments, absent)
+                   rows("negative", -1), rows("relevant"), labels[0].has_moments, absent,
+                   all(len(l.positive) for l in labels))
 
 def _share(names:Sequence[Hashable])->tuple[list[int], Tensor|None]:
     "Where each different name is first, and (B,) which of these each is; None if all differ"

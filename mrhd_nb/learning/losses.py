@@ -237,7 +237,7 @@ def saliency_losses(
         negative = negative_loss(other, mask, overflowing=quirks.overflowing_negative)
         score, mask = torch.cat((score, other), 1), mask.repeat(1, 2)
         rank = torch.cat((rank, torch.zeros_like(rank)), 1)
-    kept = targets.paired                                              # (B,)
+    kept = slice(None) if targets.all_paired else targets.paired       # (B,)
     pairs = targets.positive[kept], targets.negative[kept]
     margin = margin_loss(prediction.saliency[kept], *pairs, margin=losses.margin)
     rank = rank_loss(score[kept], rank[kept], mask[kept], temperature=losses.temperature,
@@ -254,7 +254,8 @@ def alignment_losses(
     if taps is None: raise InputError("field 'losses.clip_alignment': needs model.alignment=true")
     found, t = {}, losses.alignment_temperature
     if losses.video_alignment:
-        pools, kept = (taps.clip_pool, taps.token_pool), targets.paired
+        pools = taps.clip_pool, taps.token_pool
+        kept = slice(None) if targets.all_paired else targets.paired
         if share is not None:
             pools, kept = [spread_rows(pool, share) for pool in pools], torch.tensor(share.paired)
         found["video_alignment"] = video_alignment_loss(*(p[kept] for p in pools), temperature=t)
@@ -271,12 +272,16 @@ def weigh_share(
 )->LossTerms: # whose sum over the processes is that of the whole batch
     "What a share adds to the terms of its batch"
     samples, paired = share.part([1]*len(share.clips)), share.part(share.paired)
-    windows = share.part([min(n, moment_queries) for n in share.windows])
+    matched = [min(n, moment_queries) for n in share.windows]
+    windows = share.part(matched)
     clips = samples if quirks.diluted_alignment else share.part(share.clips)
-    label = windows if losses.classification == "overlap" else samples
+    def floored(counts): # of a sum over all samples, divided by a count of at least 1
+        own = sum(counts[share.first:share.first+share.samples])
+        return (share.samples > 0)*max(own, 1)/max(sum(counts), 1)
+    label = floored(matched) if losses.classification == "overlap" else samples
     weights = dict(span=windows, giou=windows, class_error=windows, label=label, margin=paired,
                    rank=paired, negative=samples, existence=samples, clip_alignment=clips,
-                   video_alignment=1/share.processes, proposal=share.part(share.inside))
+                   video_alignment=1/share.processes, proposal=floored(share.inside))
     named = {n: getattr(terms, n) for n in weights if getattr(terms, n) is not None}
     return replace(terms, constant=1/share.processes, **{n: weights[n]*v for n, v in named.items()})
 

@@ -112,6 +112,7 @@ def update_average(average:nn.Module, model:nn.Module, decay:float)->None:
 class NonFiniteLoss(RuntimeError):
     "A loss or a prediction is infinite or not a number; of a loss, the message lists the terms"
 
+# %% ../../nbs/5_learning/07_training.ipynb #cede54db
 def train_step(
     state:State, # changed in place
     batch:Batch,
@@ -154,7 +155,7 @@ def score(
     if not label_kind(dataset.records[0]): return None, lines
     return evaluate(submission=lines, annotations=truth, dataset=config.data.dataset), lines
 
-# %% ../../nbs/5_learning/07_training.ipynb #3be22144
+# %% ../../nbs/5_learning/07_training.ipynb #ea443ae7
 def need_labels(records:Sequence[Record], why:str)->None:
     "Refuse records of which one has no labels"
     for record in records:
@@ -162,6 +163,7 @@ def need_labels(records:Sequence[Record], why:str)->None:
         name = "label" if record.dataset in ("tvsum", "youtube") else "relevant_windows"
         raise InputError(f"{record.source}: field '{name}': missing; {why}")
 
+# %% ../../nbs/5_learning/07_training.ipynb #3be22144
 def rehearse(dataset:MomentDataset, batch_size:int=100, by:str="")->None: # by: it picks the epoch
     "Read a whole split and score blank answers"
     records, lines = dataset.records, []
@@ -219,12 +221,12 @@ class Run:
         splits = ("train", "val", "test") if training.select_on == "val" else ("train", "test")
         self.data = data = {split: open_split(config, split) for split in splits}
         need_labels(data["train"].records, "training needs labels")
-        for split in splits[1:]:
-            by = training.select_by if split == training.select_on else ""
-            rehearse(data[split], training.eval_batch_size, by)
         if training.shuffle_queries: data["train"] = shuffle_queries(data["train"], config.seed)
         self.state = state = State(config, device)
         if training.init and not resume.exists(): start_from(state, config)
+        for split in splits[1:]:
+            by = training.select_by if split == training.select_on else ""
+            rehearse(data[split], training.eval_batch_size, by)
         if world.first: note_environment(out, device, world.size, **data)
         if resume.exists(): state.load(resume)
         if world.first: write_json_lines(out/"history.jsonl", state.history)

@@ -78,7 +78,7 @@ def test_twenty_records_from_table_to_answer(folder, capsys):
     assert config.data.root == str(folder) and config.model.video_dim == 12+6+2+4+2 and config.model.text_dim == 16
     batch = next(iterate(open_split(override(config, {"training.select_on": "none"}), "train"), 14))
     assert batch.clip_mask.sum(1).tolist() == [13+len(r.vid) for r in records[:14]]
-    assert batch.targets.saliency[0].nonzero().flatten().tolist() == [2, 3, 4, 11, 12]  # both windows, in clips of 2 s
+    assert batch.targets.saliency[0].nonzero().flatten().tolist() == [2, 3, 4, 5, 11, 12]  # both windows, in clips of 2 s
 
     learns, picks, reports = (open_split(config, split) for split in ("train", "val", "test"))
     assert [r.source for r in reports.records] == [r.source for r in records[14:]] and len(learns)+len(picks) == 14

@@ -140,10 +140,10 @@ def test_training_from_a_store_gives_the_bits_of_the_folder(tmp_path):
     pack(data, tmp_path/"store")
     write_json(tmp_path/"mine.json", asdict(replace(data, store=str(tmp_path/"store"))))
     small = {"model.width": 16, "model.ffn": 16, "model.encoder_layers": 1, "training.epochs": 1, "training.batch_size": 8}
-    for name, source in (("files", data), ("store", str(tmp_path/"mine.json"))): train(run_config("tr_detr", source, overrides=small), tmp_path/name, progress=False)
-    states = [torch.load(tmp_path/name/"resume.pt", weights_only=True) for name in ("files", "store")]
+    for name, source in (("files", data), ("store", str(tmp_path/"mine.json"))): train(run_config("tr_detr", source, overrides=small), tmp_path/"runs"/name, progress=False)
+    states = [torch.load(tmp_path/"runs"/name/"resume.pt", weights_only=True) for name in ("files", "store")]
     assert all(torch.equal(a, b) for a, b in zip(*(s["model"].values() for s in states), strict=True))
-    assert (tmp_path/"files/submission_last.jsonl").read_bytes() == (tmp_path/"store/submission_last.jsonl").read_bytes()
+    assert (tmp_path/"runs/files/submission_last.jsonl").read_bytes() == (tmp_path/"runs/store/submission_last.jsonl").read_bytes()
     hashes = [json.loads((tmp_path/name/"environment.json").read_text())["data"] for name in ("files", "store")]
     assert hashes[0] == hashes[1]
 

@@ -210,6 +210,14 @@ def test_what_stdout_cannot_show_is_shown_in_ascii(encoding, tmp_path):
     assert done.stdout.decode(encoding).split() == [".#", "+/-" if encoding == "ascii" else "±", r"\xe9" if encoding == "ascii" else "é"]
 
 
+def test_waiting_threads_sleep_unless_the_user_says_otherwise():
+    "Importing the package sets it before torch is loaded, and leaves a value that is there"
+    code = "import os, sys, mrhd_nb; assert 'torch' not in sys.modules; import mrhd_nb.programs.cli; print(os.environ['OMP_WAIT_POLICY'])"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, said in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        assert subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True).stdout.strip() == said
+
+
 def test_the_package_is_a_command():
     done = subprocess.run([sys.executable, "-m", "mrhd_nb", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == mrhd("--version").stdout and done.stdout.startswith("mrhd_nb ")
