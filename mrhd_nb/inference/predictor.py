@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'Moment', 'SHIPPED', 'GENERIC', 'read_rows', 'read_streams', 'word_rows', 'highlight_scale', 'Answer',
-           'read_video', 'make_answer', 'Predictor']
+           'video_streams', 'answer_samples', 'read_video', 'make_answer', 'Predictor']
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #07fb829d
 import torch
@@ -25,7 +25,7 @@ from ..learning.checkpoints import load_model, weights_path
 from ..learning.answers import has_moments, postprocess
 from .encoders import encode_file, find_encoder
 from .windows import MERGED, Part, cut_parts, join_lines, seam_parts
-from .calibration import apply_curve, calibrated_scores, read_card
+from .calibration import calibrated_scores, read_card
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #8768e7f3
 Rows = str|Path|np.ndarray # a feature file, or the rows themselves
@@ -35,6 +35,7 @@ def read_rows(source:Rows, key:str, *, text:bool=False)->np.ndarray: # (n, D), r
     if not isinstance(source, (str, Path)): return np.asarray(source)
     return read_array(source, key if Path(source).suffix == ".npz" else "", text=text)
 
+# %% ../../nbs/6_inference/04_predictor.ipynb #986f56e2
 def read_streams(
     features:Rows|Sequence[Rows], # one for each stream, or one for each file of the streams
     data:DataConfig,
@@ -75,9 +76,10 @@ def highlight_scale(
     deviation = values.std() or 1                                      # 0 where all clips are equal
     return (1/(1+np.exp((values.mean()-values)/deviation))).round(4).tolist()
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #ed2b9a6c
+# %% ../../nbs/6_inference/04_predictor.ipynb #8f5c67a5
 Moment = namedtuple("Moment", "start end score") # seconds of the video, probability or raw score
 
+# %% ../../nbs/6_inference/04_predictor.ipynb #c26dc05e
 @dataclass(frozen=True)
 class Answer:
     "What a model says about one sentence and one video; `answer['windows']` reads a field too"
@@ -104,8 +106,36 @@ class Answer:
         return {"qid": qid, "query": self.query, "vid": vid, "pred_relevant_windows": self.windows,
                 "pred_saliency_scores": self.saliency}
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #8db5c030
+# %% ../../nbs/6_inference/04_predictor.ipynb #df13d928
+SHIPPED = "taskweave_mr2hd" # the packaged weights that answer where none are named
+GENERIC = "the most interesting part of the video" # the query where none is given
+
+# %% ../../nbs/6_inference/04_predictor.ipynb #4e9ae28e
+def video_streams(predictor:Any, video:Rows|Sequence[Rows])->tuple[list[np.ndarray], float|None]:
+    "Raw rows of each stream, and the seconds of a video file, which is encoded once"
+    data = predictor.data
+    if not isinstance(video, (str, Path)) or Path(video).suffix in (".npy", ".npz"):
+        return read_streams(video, data), None
+    key = str(video), Path(video).exists() and Path(video).stat().st_mtime_ns
+    if key != predictor.seen[0]:
+        made = [encode_file(video, find_encoder(stream, data, *predictor.encoders), predictor.cache)
+                for stream in data.streams]
+        predictor.seen = key, ([rows for rows, _ in made], made[0][1])
+    return predictor.seen[1]
+
+# %% ../../nbs/6_inference/04_predictor.ipynb #9276aad3
 @torch.no_grad()
+def answer_samples(predictor:Any, samples:Sequence[Sample], nms:float|None)->list[dict[str, Any]]:
+    "A line of a submission for each sample"
+    data, quirks, lines = predictor.data, predictor.model.config.quirks, []
+    size = 1 if quirks.sees_padding else predictor.config.training.eval_batch_size
+    for i in range(0, len(samples), size):
+        batch = collate(samples[i:i+size])
+        p = predictor.model(batch.to(predictor.device), negatives=False, moments=has_moments(data))
+        lines += postprocess(p, batch, data=data, quirks=quirks, nms=nms)
+    return lines
+
+# %% ../../nbs/6_inference/04_predictor.ipynb #e5930f17
 def read_video(
     predictor:Any,
     streams:Sequence[np.ndarray],     # (n, D) raw
@@ -114,26 +144,18 @@ def read_video(
     nms:float|None=None,              # as in `postprocess`
 )->list[dict[str, Any]]: # for each query a line of a submission
     "What a model says about a video of any length"
-    data, quirks, n = predictor.data, predictor.model.config.quirks, len(queries)
-    step, clips, made = data.clip_length, min(map(len, streams)), {}
-    size = 1 if quirks.sees_padding else predictor.config.training.eval_batch_size
+    data, n, made = predictor.data, len(queries), {}
+    step, clips = data.clip_length, min(map(len, streams))
 
     def sample(part:Part, query:int)->Sample:
         start, end = part
         if part not in made: made[part] = assemble([rows[start:end] for rows in streams], data)
-        seconds = duration-start*step if end == clips and start*step < duration else (end-start)*step
+        seconds = (end-start)*step
+        if end == clips and start*step < duration: seconds = duration-start*step
         record = Record("", "", seconds, "", dataset=data.dataset)
         return Sample(record, torch.from_numpy(made[part]), queries[query], None, step)
 
-    def ask(wanted:list[tuple[Part, int]])->list[dict[str, Any]]:
-        lines = []
-        for i in range(0, len(wanted), size):
-            batch = collate([sample(*one) for one in wanted[i:i+size]])
-            p = predictor.model(batch.to(predictor.device), negatives=False,
-                                moments=has_moments(data))
-            lines += postprocess(p, batch, data=data, quirks=quirks, nms=nms)
-        return lines
-
+    ask = lambda wanted: answer_samples(predictor, [sample(*one) for one in wanted], nms)
     longest = predictor.config.data.max_clips or clips
     parts = cut_parts(clips, (predictor.card or {}).get("window", longest) if clips > longest
                       else clips)
@@ -149,7 +171,7 @@ def read_video(
     read = [[(part, line) for (part, of), line in zip(wanted, lines) if of == q] for q in range(n)]
     return [join_lines(one, step, MERGED if nms is None else nms) for one in read]
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #96202477
+# %% ../../nbs/6_inference/04_predictor.ipynb #76c3ee0c
 def make_answer(
     line:dict[str, Any], # of a submission
     query:str, duration:float, clip_length:float,
@@ -163,7 +185,8 @@ def make_answer(
     highlight = highlight_scale(saliency)
     note = "not calibrated: scores rank moments and clips, and are no probabilities"
     if card:
-        highlight = apply_curve(card["calibration"]["clips"], saliency).round(4).tolist()
+        curve = card["calibration"]["clips"]
+        highlight = np.interp(saliency, curve["x"], curve["y"]).round(4).tolist()
         note = f"probabilities, as on {card['data']}"
     if card and found:
         exists, scores = calibrated_scores(card, line)
@@ -174,14 +197,11 @@ def make_answer(
     return Answer(query, duration, clip_length, kept, saliency, highlight, exists, note)
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #cb4f70ca
-SHIPPED = "taskweave_mr2hd" # the packaged weights that answer where none are named
-GENERIC = "the most interesting part of the video" # the query where none is given
-
 class Predictor:
     "A saved model that answers sentences about one video"
     def __init__(
         self,
-        checkpoint:str|Path=SHIPPED, # run folder, checkpoint, or name of packaged weights
+        checkpoint:str|Path, # run folder, checkpoint, or name of packaged weights
         *, device:str|torch.device="cpu",
         cache:str|Path="",   # folder in which the rows of encoded videos are kept
         weights:str|Path="", # of encoders, as in `find_encoder`, as the next
@@ -192,23 +212,12 @@ class Predictor:
         self.model.to(device).eval()
         self.device, self.data = device, replace(self.config.data, max_clips=None)
         self.card, self.cache, self.encoders = read_card(path), cache, (str(weights), download)
-        self._video:tuple = None, None # the last one that was encoded
+        self.seen:tuple = None, None # the video that was encoded last
 
     @classmethod
     def load(cls, checkpoint:str|Path="", **options:Any)->"Predictor":
-        "A predictor; without a checkpoint, of packaged weights"
+        "The constructor; without a checkpoint, of packaged weights"
         return cls(checkpoint or SHIPPED, **options)
-
-    def streams(self, video:Rows|Sequence[Rows])->tuple[list[np.ndarray], float|None]:
-        "Raw rows of each stream, and the seconds of a video file"
-        if not isinstance(video, (str, Path)) or Path(video).suffix in (".npy", ".npz"):
-            return read_streams(video, self.data), None
-        key = str(video), Path(video).exists() and Path(video).stat().st_mtime_ns
-        if key != self._video[0]:
-            made = [encode_file(video, find_encoder(stream, self.data, *self.encoders), self.cache)
-                    for stream in self.data.streams]
-            self._video = key, ([rows for rows, _ in made], made[0][1])
-        return self._video[1]
 
     def predict(
         self,
@@ -238,9 +247,8 @@ class Predictor:
             query_features = [word_rows(query, data, *self.encoders) for query in queries]
         queries = [""]*len(query_features) if queries is None else queries
         if len(queries) != len(query_features):
-            raise InputError(f"queries: {len(queries)} given for the features "
-                             f"of {len(query_features)}")
-        streams, length = self.streams(features)
+            raise InputError(f"queries: {len(queries)} for features of {len(query_features)}")
+        streams, length = video_streams(self, features)
         if duration is None: duration = length or max(1, min(map(len, streams)))*data.clip_length
         if not 0 < duration < np.inf:
             raise InputError(f"duration: {duration!r} is not a positive number of seconds")

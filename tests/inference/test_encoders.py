@@ -1,5 +1,5 @@
 "Encoders at their real size, damaged and unusual videos, and the whole path from a file to moments"
-import json, os
+import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +10,7 @@ from mrhd_nb.core.config import DataConfig, StreamConfig, override
 from mrhd_nb.core.files import generator, rng
 from mrhd_nb.core.presets import data_config, preset
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.inference.encoders import Frames, clip_encoder, efficientnet_encoder, encode_file, find_encoder
+from mrhd_nb.inference.encoders import Frames, clip_encoder, decode_frames, efficientnet_encoder, encode_file, find_encoder
 from mrhd_nb.inference.predictor import Predictor
 from mrhd_nb.learning.checkpoints import save_model
 from mrhd_nb.model.model import MomentModel
@@ -75,7 +75,7 @@ def test_clip_at_its_real_size():
 def test_frames_are_those_on_the_screen(times, tmp_path):
     path, times = write_video(tmp_path/"v.mp4", times), np.array(times)
     shown = list(Frames(path, 1., .5))
-    whole = [frame.to_ndarray(format="rgb24") for _, frame in Frames(path, 1.).decode()]
+    whole = [frame.to_ndarray(format="rgb24") for _, _, frame in decode_frames(path)]
     for i, frame in enumerate(shown):
         assert (frame == whole[np.flatnonzero(times <= max(i+.5, 1e-9))[-1]]).all()
     assert len(shown) == max(1, round(times[-1]))
