@@ -521,7 +521,13 @@ EXAMPLES = { # command -> what its help shows
     "parity": "mrhd parity ../shared/golden", "doctor": "mrhd doctor tvsum",
     "notebooks": "mrhd notebooks --copy runs/notebooks", "download": "mrhd download tvsum --list",
     "pack": "mrhd pack tvsum --out runs/tvsum.store", "sweep": "mrhd sweep smoke --out runs/smoke",
-    "bench": "mrhd bench --only evaluator", "demo": "mrhd demo --out runs/demo"}
+    "bench": "mrhd bench --only evaluator", "demo": "mrhd demo --out runs/demo",
+    "report": "mrhd report runs/first", "calibrate": "mrhd calibrate runs/first",
+    "compare": "mrhd evaluate runs/first --out a.json\n         mrhd compare a.json a.json",
+    "leaderboard": "mrhd leaderboard --submission A=a.jsonl --submission B=b.jsonl"
+                   " --annotations highlight_val_release.jsonl",
+    "export": "mrhd export runs/first --out runs/first.ckpt",
+    "import": "mrhd import runs/first.ckpt --data synthetic --out runs/imported"}
 
 # %% ../../nbs/8_programs/07_cli.ipynb #c1bd2043
 COMMANDS |= {
