@@ -27,6 +27,7 @@ exclude_patterns = ["_build", "README.md"]
 html_math_renderer = "mathml"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+nb_ipywidgets_js = {} # no page fetches a script
 nb_execution_mode = "off"  # outputs are those that the notebooks keep
 nb_code_prompt_show, nb_code_prompt_hide = "Test", "Hide the test"
 myst_enable_extensions = ["dollarmath", "amsmath"]

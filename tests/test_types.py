@@ -11,7 +11,8 @@ results: dict = train(run, Path("runs/a"), progress=False)
 model: MomentModel = load("runs/a")
 width: int = model.config.width + preset("tr_detr").model.width
 scores: dict = evaluate("s.jsonl", "a.jsonl", dataset="qvhighlights")
-answer: dict = Predictor("runs/a", device=torch.device("cpu")).predict(["clip.npz"], query="a dog", nms=.7)
+answer = Predictor("runs/a", device=torch.device("cpu")).predict(["clip.npz"], query="a dog", nms=.7)
+best: float = answer.moments[0][2]
 """
 WRONG = """from mrhd_nb import load, preset, run_config
 run_config(3)

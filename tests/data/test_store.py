@@ -144,7 +144,7 @@ def test_training_from_a_store_gives_the_bits_of_the_folder(tmp_path):
     states = [torch.load(tmp_path/"runs"/name/"resume.pt", weights_only=True) for name in ("files", "store")]
     assert all(torch.equal(a, b) for a, b in zip(*(s["model"].values() for s in states), strict=True))
     assert (tmp_path/"runs/files/submission_last.jsonl").read_bytes() == (tmp_path/"runs/store/submission_last.jsonl").read_bytes()
-    hashes = [json.loads((tmp_path/name/"environment.json").read_text())["data"] for name in ("files", "store")]
+    hashes = [json.loads((tmp_path/"runs"/name/"environment.json").read_text())["data"] for name in ("files", "store")]
     assert hashes[0] == hashes[1]
 
 
