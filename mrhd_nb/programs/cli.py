@@ -512,6 +512,19 @@ COMMANDS |= {
         ("--workers", "N", 0, "processes at a time (one per CPU thread)"),
         ("--figures", "DIR", "", "copy the figures there, each with its data and its run")])}
 
+# %% ../../nbs/8_programs/07_cli.ipynb #c1bd2043
+COMMANDS |= {
+    "import": (import_command, "read a checkpoint of TaskWeave, TR-DETR or Lighthouse", [
+        ("checkpoint", "CHECKPOINT", None, "the .ckpt or .pt file"),
+        ("--out", "DIR", None, "folder to make, which is used like a run folder"),
+        ("--data", "D", "", DATA+" (that of its options)"),
+        ("--streams", "A,B", "", "order in which it joins the video streams (of its options)"),
+        ("--feedback", "F", "", "of a TaskWeave: mr2hd or hd2mr (of its options, or mr2hd)"),
+        ("--raw", "", False, "take the raw weights, not the averaged ones")]),
+    "export": (export_command, "write a model for another program", [
+        ("checkpoint", "C", None, "run folder, checkpoint, or packaged weights"),
+        ("--out", "OUT", None, "F.ckpt: released names; F.onnx; else a Hugging Face folder")])}
+
 # %% ../../nbs/8_programs/07_cli.ipynb #6e363ed0
 EXAMPLES = { # command -> what its help shows
     "train": "mrhd train --preset tr_detr --set training.epochs=5 --out runs/first",
@@ -528,19 +541,6 @@ EXAMPLES = { # command -> what its help shows
                    " --annotations highlight_val_release.jsonl",
     "export": "mrhd export runs/first --out runs/first.ckpt",
     "import": "mrhd import runs/first.ckpt --data synthetic --out runs/imported"}
-
-# %% ../../nbs/8_programs/07_cli.ipynb #c1bd2043
-COMMANDS |= {
-    "import": (import_command, "read a checkpoint of TaskWeave, TR-DETR or Lighthouse", [
-        ("checkpoint", "CHECKPOINT", None, "the .ckpt or .pt file"),
-        ("--out", "DIR", None, "folder to make, which is used like a run folder"),
-        ("--data", "D", "", DATA+" (that of its options)"),
-        ("--streams", "A,B", "", "order in which it joins the video streams (of its options)"),
-        ("--feedback", "F", "", "of a TaskWeave: mr2hd or hd2mr (of its options, or mr2hd)"),
-        ("--raw", "", False, "take the raw weights, not the averaged ones")]),
-    "export": (export_command, "write a model for another program", [
-        ("checkpoint", "C", None, "run folder, checkpoint, or packaged weights"),
-        ("--out", "OUT", None, "F.ckpt: released names; F.onnx; else a Hugging Face folder")])}
 
 # %% ../../nbs/8_programs/07_cli.ipynb #1f340666
 def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
