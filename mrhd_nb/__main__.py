@@ -1,3 +1,5 @@
-"`python -m mrhd_nb` is `mrhd`"
-from mrhd_nb.programs.cli import main
-raise SystemExit(main())
+"`python -m mrhd_nb`: the command line"
+import sys
+from .programs.cli import main
+
+if __name__ == "__main__": sys.exit(main())
