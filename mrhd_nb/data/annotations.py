@@ -139,7 +139,7 @@ def as_json(record:Record)->dict[str, Any]:
 # %% ../../nbs/2_data/01_annotations.ipynb #6d3d9b81
 def read_lines(path:str|Path)->Iterator[tuple[str, bytes]]: # "file:line", line
     "The lines of an annotation file that are not blank"
-    lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.strip(): yield f"{path}:{number}", line
 

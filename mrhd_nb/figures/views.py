@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 from matplotlib.figure import Figure
 from ..core.config import DataConfig
-from ..core.files import InputError, read_bytes
+from ..core.files import InputError
 from ..data.annotations import Record
 from ..data.batches import Batch
 from ..inference.predictor import highlight_scale
@@ -79,7 +79,7 @@ def find_video(place:str|Path, vid:str)->dict[str, Any]|None: # folder, file or 
     if not path.exists(): raise InputError(f"{place}: there is no such file or folder")
     files = sorted(path.glob(f"{escape(vid)}.*")) if path.is_dir() else [path]
     films = [f for f in files if f.stem == vid and kind(f).startswith("video/")]
-    return {"type": kind(films[0]), "data": read_bytes(films[0])} if films else None
+    return {"type": kind(films[0]), "data": films[0].read_bytes()} if films else None
 
 # %% ../../nbs/7_figures/05_views.ipynb #f4f0347a
 def asset(name:str)->str: # view.js or view.css

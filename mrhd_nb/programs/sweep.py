@@ -166,8 +166,7 @@ def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
 def runs_table(out:str|Path)->pd.DataFrame: # a row per finished run and epoch shown
     "All finished runs below a folder: their settings, time and headline metrics"
     rows, asked = [], read_cells(out)
-    order = {name: i for i, name in enumerate(asked)} # of the grid; runs of none come last
-    for name, run in sorted(find_runs(out).items(), key=lambda at: order.get(at[0], len(order))):
+    for name, run in find_runs(out).items():
         config, results = read_config(run/"config.json"), read_json(run/"metrics.json")
         data, picked, epochs = config.data, config.training.select_on, config.training.epochs
         system = ", ".join(filter(None, (config.preset, asked.get(name, {}).get("variant"))))
