@@ -68,13 +68,14 @@ class Quirks:
                     self.slice_from_negative, self.gru_over_padding))
 
 # %% ../../nbs/1_core/02_config.ipynb #efd2b62b
-EXPERTS = ("cnn", "linear", "identity", "transformer")
+EXPERTS = ("cnn", "linear", "identity", "transformer", "none")
 
 @dataclass(frozen=True)
 class ExpertConfig:
     "The expert of each task beside the shared one (TaskWeave, task-decoupled unit)"
-    mr:str = "cnn"      # one of EXPERTS
-    hd:str = "identity" # one of EXPERTS
+    mr:str = "cnn"      # one of EXPERTS; none: the shared expert alone
+    hd:str = "identity" # the same
+    shared:bool = True  # False: the expert of the task alone
 
     def __post_init__(self): _one_of(self, mr=EXPERTS, hd=EXPERTS)
 
@@ -87,10 +88,12 @@ class FeedbackConfig:
     start:float = 0.5       # below 1: after this fraction of the epochs; else the first epoch
     threshold:float = 0.0   # binary HD->MR marks clips above mean + threshold x standard deviation
     site:str = "input"      # binary HD->MR marks the projected clips ("input") or X_mr ("memory")
+    source:str = "predicted" # of the marks; truth and random bound what feedback can give
 
     def __post_init__(self):
         _one_of(self, direction=("none", "mr2hd", "hd2mr", "both"), kind=("binary", "soft"),
-                site=("input", "memory"))
+                site=("input", "memory"),
+                source=("predicted", "truth", "random"))
         _at_least(self, start=0)
 
     def active(self, epoch:int, epochs:int)->bool:
@@ -138,7 +141,8 @@ class ModelConfig:
 class LossConfig:
     "Every coefficient of the matcher and of the losses"
     classification:str = "cross_entropy" # or focal (TR-DETR), or overlap: learn the IoU
-    weighting:str = "joint"      # joint: TaskWeave's learned weights; fixed: the coefficients below
+    weighting:str = "joint"      # joint: TaskWeave's learned weights; inverse: 1/L of each task;
+                                 # fixed: the coefficients below
     cost_span:float = 10.        # matcher: L1 distance of (centre, width)
     cost_giou:float = 1.         # matcher: generalised IoU
     cost_class:float = 4.        # matcher: foreground probability
@@ -158,7 +162,7 @@ class LossConfig:
 
     def __post_init__(self):
         _one_of(self, classification=("cross_entropy", "focal", "overlap"),
-                weighting=("fixed", "joint"))
+                weighting=("fixed", "joint", "inverse"))
         _at_least(self, temperature=1e-6, alignment_temperature=1e-6)
 
 # %% ../../nbs/1_core/02_config.ipynb #b65c4f45

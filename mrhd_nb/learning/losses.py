@@ -6,7 +6,8 @@
 __all__ = ['EXTRA_LOSSES', 'span_l1', 'span_giou_loss', 'label_cross_entropy', 'label_focal', 'overlap_target', 'overlap_entropy',
            'margin_loss', 'rank_loss', 'negative_loss', 'video_alignment_loss', 'clip_alignment_loss', 'existence_loss',
            'LossTerms', 'moment_losses', 'proposal_loss', 'saliency_losses', 'alignment_losses', 'weigh_share',
-           'compute_losses', 'weigh_auxiliary', 'FixedWeighting', 'JointWeighting', 'make_weighting', 'extra_losses']
+           'compute_losses', 'weigh_auxiliary', 'FixedWeighting', 'JointWeighting', 'InverseWeighting',
+           'make_weighting', 'extra_losses']
 
 # %% ../../nbs/5_learning/03_losses.ipynb #192fe160
 import torch
@@ -344,10 +345,19 @@ class JointWeighting(nn.Module):
         if terms.has_moments: total = total+torch.exp(-s_mr)*terms.moments+part*s_mr
         return total.squeeze()+weigh_auxiliary(terms, self.losses)
 
+# %% ../../nbs/5_learning/03_losses.ipynb #337d3d5d
+class InverseWeighting(FixedWeighting):
+    "Each task by the inverse of its own loss: where the learned weights of TaskWeave tend to"
+    def forward(self, terms:LossTerms)->Tensor: # scalar
+        if terms.constant < 1: raise InputError("field 'losses.weighting': inverse: one process")
+        tasks = [terms.saliency, *([terms.moments] if terms.has_moments else [])]
+        found = sum(t/t.detach().clamp(min=1e-6) for t in tasks)
+        return found+weigh_auxiliary(terms, self.losses)
+
 # %% ../../nbs/5_learning/03_losses.ipynb #36e37e80
 def make_weighting(losses:LossConfig)->nn.Module:
     "The weighting that the configuration names"
-    kinds = {"joint": JointWeighting, "fixed": FixedWeighting}
+    kinds = {"joint": JointWeighting, "fixed": FixedWeighting, "inverse": InverseWeighting}
     return implemented(kinds, losses.weighting, "losses.weighting")(losses)
 
 # %% ../../nbs/5_learning/03_losses.ipynb #8f816121

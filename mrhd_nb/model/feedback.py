@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['emphasise', 'moment_mask', 'highlight_mask', 'highlight_weights', 'best_spans', 'moment_rows', 'moment_state',
-           'BinaryFeedback', 'SoftFeedback']
+           'substitute_marks', 'BinaryFeedback', 'SoftFeedback']
 
 # %% ../../nbs/3_model/04_feedback.ipynb #68707d25
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core.config import Quirks
+from ..core.files import generator
 from .layers import eager_cpu
 
 # %% ../../nbs/3_model/04_feedback.ipynb #27149e0e
@@ -95,6 +96,18 @@ def moment_state(
     if over_padding: return states[:,-1:]
     last = (count-1).clamp(min=0)[:,None,None].expand(-1, 1, width)
     return states.gather(1, last)*(count > 0)[:,None,None]         # nothing read: the initial state
+
+# %% ../../nbs/3_model/04_feedback.ipynb #f22cbe3b
+def substitute_marks(
+    marks:Tensor,     # (B, L) as predicted
+    clip_mask:Tensor, # (B, L)
+    relevant:Tensor|None=None, # (B, L) of the truth; None: the predicted marks in a random order
+)->Tensor: # (B, L) of the same length
+    "Marks on the clips of the truth, or on random clips, in the place of the predicted ones"
+    if relevant is not None: return F.normalize(relevant.float())*marks.norm(dim=1, keepdim=True)
+    order = torch.rand(marks.shape, generator=generator(0, "random marks", *marks.shape))
+    order = order.to(marks.device).masked_fill(~clip_mask, 2.).argsort(1) # real clips first
+    return marks.gather(1, order)*clip_mask
 
 # %% ../../nbs/3_model/04_feedback.ipynb #a64ade90
 class BinaryFeedback(nn.Module):

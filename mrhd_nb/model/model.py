@@ -17,7 +17,8 @@ from ..data.batches import Batch
 from .layers import clip_centres, clip_positions
 from .fusion import InputProjection, Taps, TextToVideo, VisualRefinement, Words, tap
 from .experts import ChannelNorm, PlainEncoder, TaskDecoupledUnit
-from .feedback import BinaryFeedback, SoftFeedback, emphasise
+from .feedback import (
+    BinaryFeedback, SoftFeedback, emphasise, substitute_marks)
 from .decoder import (
     ExistenceHead, LinearConvHead, MomentDecoder, MomentHead, ProposalHead, SumHead,
     choose_references, soft_maximum)
@@ -113,6 +114,7 @@ class Projected:
     words:Words      # Q
     positions:Tensor # P (B or 1, L, D)
     clip_mask:Tensor # (B, L)
+    relevant:Tensor|None=None # (B, L) of the truth, if the marks of the feedback come from it
 
 # %% ../../nbs/3_model/06_model.ipynb #b6e74ac5
 def fuse(model:nn.Module, given:Projected, maps:bool=False)->tuple[Tensor, Tensor|None]:
@@ -148,6 +150,7 @@ def predict(
     "Fusion, experts, [HD->MR], decoder, [MR->HD], heads"
     place, feedback = (given.positions, given.clip_mask), model.config.feedback
     soft, to_hd = feedback.kind == "soft", direction in ("mr2hd", "both")
+    bound = feedback.source != "predicted"
     moments = moments or to_hd or maps                                 # HD and figures read them
     to_mr = direction in ("hd2mr", "both") and (soft or moments)
     again = to_mr and not soft and feedback.site == "input"
@@ -160,6 +163,7 @@ def predict(
     if to_mr or maps: before = in_float32(model.highlight_head, hd.features)
     if to_mr:
         marks = model.feedback.mark_highlights(before, given.clip_mask).to(given.clips.dtype)
+        if bound: marks = substitute_marks(marks, given.clip_mask, given.relevant)
         if soft: mr, hd = model.encoder(mr.features+marks[...,None]*fused, *place)
         elif again:
             second = replace(given, clips=emphasise(given.clips, marks))
@@ -175,6 +179,7 @@ def predict(
         logits, spans = in_float32(model.moment_head, states, references)
     if to_hd:
         gain = model.feedback.mark_moments(logits[-1], spans[-1], given.clips, given.clip_mask)
+        if bound: gain = substitute_marks(gain, given.clip_mask, given.relevant)
     saliency = in_float32(model.highlight_head, hd.features, gain)
     seen = words_read, looks, before, marks, gain
     shown = Maps(*map(widen, (*seen, mr.shared, hd.shared, mr.task, hd.task))) if maps else None
@@ -213,7 +218,11 @@ class MomentModel(nn.Module):
         clips = batch.per_sample(self.video_projection(video))         # V
         words = self.fusion.words(self.text_projection(tokens), batch.token_mask) # Q
         positions = clip_positions(batch.clip_mask, self.config.width).to(clips.dtype) # P
-        return Projected(clips, words, positions, batch.clip_mask)
+        relevant = None
+        if self.config.feedback.source == "truth":
+            if batch.targets is None: raise InputError("field 'feedback.source': no truth is known")
+            relevant = batch.targets.relevant
+        return Projected(clips, words, positions, batch.clip_mask, relevant)
 
     def forward(self,
         batch:Batch,
