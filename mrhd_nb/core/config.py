@@ -68,7 +68,7 @@ class Quirks:
                     self.slice_from_negative, self.gru_over_padding))
 
 # %% ../../nbs/1_core/02_config.ipynb #efd2b62b
-EXPERTS = ("cnn", "linear", "identity", "transformer", "none")
+EXPERTS = ["cnn", "linear", "identity", "transformer", "none"] # what EXPERT_PARTS makes
 
 @dataclass(frozen=True)
 class ExpertConfig:
