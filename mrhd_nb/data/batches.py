@@ -159,8 +159,7 @@ class Targets:
 
     def each(self, function:Callable[[Tensor], Tensor])->"Targets":
         "The same targets with a function applied to their tensors"
-        names = ("saliency", "positive", "negative", "relevant", "absent")
-        made = {n: function(getattr(self, n)) for n in names if getattr(self, n) is not None}
+        made = {n: function(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, spans=tuple(map(function, self.spans)), **made)
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +180,7 @@ class Batch:
 
     def each(self, function:Callable[[Tensor], Tensor])->"Batch":
         "The same batch with a function applied to its tensors"
-        names = ("video", "clip_mask", "tokens", "token_mask", "video_index")
-        made = {n: function(getattr(self, n)) for n in names if getattr(self, n) is not None}
+        made = {n: function(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **made, targets=self.targets and self.targets.each(function))
 
     def to(self, device:str|torch.device, non_blocking:bool=False)->"Batch":
@@ -256,8 +254,9 @@ class MomentDataset:
         video:Tensor|None=None,              # its clips, where they have been read
     )->Sample:
         "The i-th record with features and labels"
-        record, tokens = self.records[i], self._features("tokens", self.records[i])
+        record = self.records[i]
         if video is None: video = self._features("video", record)
+        tokens = self._features("tokens", record)
         self.clips[record.vid] = len(video)
         labels = label(record, len(video), self.data, generator or named_generator(0, "labels", i))
         return Sample(record, video, tokens, labels, self.data.clip_length)
