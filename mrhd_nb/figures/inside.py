@@ -212,9 +212,8 @@ def weights_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines
     for run, rows in histories.items():
         if "weights" not in rows[0]:
             raise InputError(f"{run}: field 'weights': missing: its loss weights were not learned")
-    tables = [_trajectory(rows).assign(run=run) for run, rows in histories.items()]
-    table = pd.concat(tables, ignore_index=True)
-    return table[["run", *table.columns.drop("run")]]
+    tables = {run: _trajectory(rows) for run, rows in histories.items()}
+    return pd.concat(tables, names=["run"]).reset_index("run").reset_index(drop=True)
 
 # %% ../../nbs/7_figures/02_inside.ipynb #5b8445c8
 @mpl.rc_context(STYLE)

@@ -143,9 +143,8 @@ class Source:
         inside = KINDS[self.kind].inside
         found = tuple(Path(f)/inside if Path(f).is_dir() else Path(f) for f in self.files)
         for path in found:
-            if not path.is_file():
-                needs = f"figure '{self.kind}' needs {inside} of a run"
-                raise InputError(f"{path}: no such file; {needs}")
+            if path.is_file(): continue
+            raise InputError(f"{path}: no such file; figure '{self.kind}' needs {inside} of a run")
         return found
 
 # %% ../../nbs/7_figures/04_provenance.ipynb #7f836ed4
