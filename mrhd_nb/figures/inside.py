@@ -99,6 +99,7 @@ HEAT = { # panel: label of its rows, options of `draw_heat`
                                    "low": -3, "high": 3}),
     "decoder": ("moment query\n(its score)", {"label": "attention\nto clip"})}
 
+# %% ../../nbs/7_figures/02_inside.ipynb #b5868017
 @mpl.rc_context(STYLE)
 def draw_attention(table:pd.DataFrame)->Figure:
     "Draw an `attention_table`: true windows, words, activations and moment queries over time"
@@ -156,6 +157,7 @@ NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD",
          "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both",
          "mrhd": "mrhd"}
 
+# %% ../../nbs/7_figures/02_inside.ipynb #84e32f72
 def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
     "A curve before and after feedback; the fed mask as an area"
     shade(ax, true)
@@ -207,6 +209,7 @@ def _trajectory(rows:list[dict])->pd.DataFrame: # lines of a history
     return t.assign(s_hd_star=np.log(2*t.pop("hd")), s_mr_star=np.log(t.pop("mr")),
                     feedback=t.feedback > 0.5, w_hd=2*np.exp(-t.s_hd), w_mr=np.exp(-t.s_mr))
 
+# %% ../../nbs/7_figures/02_inside.ipynb #c277258d
 def weights_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines of its history
     "Log-variances, their stationary points and effective weights: at most 120 points of a run"
     for run, rows in histories.items():
@@ -259,6 +262,7 @@ def curves_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines 
 QUANTITIES = {"moments": "moment loss", "saliency": "saliency loss",
               "MR-full-R1@0.5": "R1@0.5 (%)", "mAP": "top-5 mAP"}
 
+# %% ../../nbs/7_figures/02_inside.ipynb #ac42326b
 @mpl.rc_context(STYLE)
 def draw_curves(
     table:pd.DataFrame,
