@@ -8,7 +8,7 @@ __all__ = ['FAULTS', 'Fault', 'Wanted', 'Seen', 'Finding', 'group_faults', 'exam
            'check_tables', 'expected_clips', 'check_row_counts', 'Diagnosis', 'diagnose', 'diagnosis_text', 'find_data']
 
 # %% ../../nbs/2_data/06_checks.ipynb #7d3f2e59
-import hashlib, math, os, re, statistics
+import glob, hashlib, math, os, re, statistics
 import numpy as np
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -211,11 +211,12 @@ Wanted = dict[str, Record] # key of some rows (`store.item_key`): the first reco
 def check_files(data:DataConfig, needs:dict[StreamConfig, Wanted])->Iterator[Fault]:
     "Are files missing, perhaps there under a similar name?"
     root = data_path(data)
-    listed = cache(lambda folder: {path.name.casefold(): path.name for path in folder.glob("*")})
+    files = lambda folder: glob.glob("*", root_dir=folder) if os.path.isdir(folder) else ()
+    listed = cache(lambda folder: {name.casefold(): name for name in files(folder)})
     for stream, wanted in needs.items():
         names = [(name, r) for r in wanted.values() for name in feature_files(stream, r)]
         for path, record in ((root/name, record) for name, record in names):
-            if path.is_file(): continue
+            if os.path.isfile(path): continue
             similar = listed(path.parent).get(path.name.casefold())
             what = f"no file {path}"+(f"; there is {similar}" if similar else "")
             yield "missing_file", record.source, stream.name, what
