@@ -10,7 +10,7 @@ __all__ = ['CACHE_BYTES', 'touched_clips', 'span_labels', 'Labels', 'label_kind'
 # %% ../../nbs/2_data/08_batches.ipynb #541251a5
 import math, torch
 import numpy as np
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from torch import Tensor
@@ -159,8 +159,7 @@ class Targets:
 
     def each(self, function:Callable[[Tensor], Tensor])->"Targets":
         "The same targets with a function applied to their tensors"
-        names = ("saliency", "positive", "negative", "relevant", "absent")
-        made = {n: function(getattr(self, n)) for n in names if getattr(self, n) is not None}
+        made = {n: function(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, spans=tuple(map(function, self.spans)), **made)
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +180,7 @@ class Batch:
 
     def each(self, function:Callable[[Tensor], Tensor])->"Batch":
         "The same batch with a function applied to its tensors"
-        names = ("video", "clip_mask", "tokens", "token_mask", "video_index")
-        made = {n: function(getattr(self, n)) for n in names if getattr(self, n) is not None}
+        made = {n: function(v) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **made, targets=self.targets and self.targets.each(function))
 
     def to(self, device:str|torch.device, non_blocking:bool=False)->"Batch":
@@ -192,9 +190,10 @@ class Batch:
 # %% ../../nbs/2_data/08_batches.ipynb #23c4720c
 _pad = partial(pad_sequence, batch_first=True) # some (n, ...) -> (B, L, ...), 0 after their ends
 
-def _mask(lengths:Sequence[int])->Tensor: # (B, L) bool
-    "True where a sample of this length has a row"
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+def _mask(tables:Sequence[Tensor])->Tensor: # (B, L) bool
+    "True where a sample has a row"
+    lengths = torch.tensor([len(table) for table in tables])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 def _targets(labels:Sequence[Labels|None], records:Sequence[Record])->Targets|None:
     "The labels of a batch; None if a sample has none"
@@ -206,21 +205,15 @@ def _targets(labels:Sequence[Labels|None], records:Sequence[Record])->Targets|No
                    rows("negative", -1), rows("relevant"), labels[0].has_moments, absent,
                    all(len(l.positive) for l in labels))
 
-def _share(names:Sequence[Hashable])->tuple[list[int], Tensor|None]:
-    "Where each different name is first, and (B,) which of these each is; None if all differ"
-    rows:dict[Hashable, int] = {}
-    index = [rows.setdefault(name, len(rows)) for name in names]
-    firsts = [index.index(i) for i in range(len(rows))]
-    return firsts, None if len(rows) == len(names) else torch.tensor(index)
-
 def collate(samples:Sequence[Sample])->Batch: # of one data set
     "Pad samples to the longest among them; those with the same tensor of clips share it"
-    firsts, index = _share([id(s.video) for s in samples])
-    video, tokens = _pad([samples[i].video for i in firsts]), _pad([s.tokens for s in samples])
-    clip_mask = _mask([len(s.video) for s in samples])
-    token_mask = _mask([len(s.tokens) for s in samples])
-    labels, records = [s.labels for s in samples], tuple(s.record for s in samples)
-    return Batch(video, clip_mask, tokens, token_mask, _targets(labels, records), records,
+    videos, tokens = [s.video for s in samples], [s.tokens for s in samples]
+    different = {id(video): video for video in videos}
+    row, index = {key: i for i, key in enumerate(different)}, None
+    if len(row) < len(samples): index = torch.tensor([row[id(video)] for video in videos])
+    records = tuple(s.record for s in samples)
+    return Batch(_pad([*different.values()]), _mask(videos), _pad(tokens), _mask(tokens),
+                 _targets([s.labels for s in samples], records), records,
                  samples[0].clip_length, index)
 
 # %% ../../nbs/2_data/08_batches.ipynb #6aaf9d8f
@@ -240,7 +233,6 @@ class MomentDataset:
     def __init__(self, records:Sequence[Record], source:FeatureSource, data:DataConfig):
         for record in records: _check_kind(record, data)
         self.records, self.source, self.data = list(records), source, data
-        self.gathers = hasattr(source, "gather_videos")
         self._kept:dict[tuple[str, int|str], Tensor] = {}              # up to `CACHE_BYTES`
         self._bytes, self.clips = 0, {}                                # Lc by video, once read
 
@@ -251,39 +243,32 @@ class MomentDataset:
         name = kind, record.vid if kind == "video" else record.qid
         if name in self._kept: return self._kept[name]
         rows = torch.as_tensor(getattr(self.source, kind)(record))
-        if not self.gathers and self._bytes+rows.nbytes <= CACHE_BYTES:
+        if self._bytes+rows.nbytes <= CACHE_BYTES:
             self._kept[name] = rows
             self._bytes += rows.nbytes
         return rows
 
-    def _gather(self, kind:str, records:Sequence[Record])->tuple[Tensor, list[int]]:
-        "The clips or tokens of some records, padded: (B, L, D), and the rows of each"
-        if not self.gathers:
-            tables = [self._features(kind, record) for record in records]
-            return _pad(tables), list(map(len, tables))
-        gather = self.source.gather_videos if kind == "video" else self.source.gather_tokens
-        rows, lengths = gather(records)
-        return torch.as_tensor(rows), lengths
-
-    def sample(self, i:int, generator:torch.Generator|None=None)->Sample:
-        "The i-th record with features and labels; without a generator the same labels every time"
+    def sample(
+        self, i:int,
+        generator:torch.Generator|None=None, # of the labels; None: the same every time
+        video:Tensor|None=None,              # its clips, where they have been read
+    )->Sample:
+        "The i-th record with features and labels"
         record = self.records[i]
-        video, tokens = self._features("video", record), self._features("tokens", record)
+        if video is None: video = self._features("video", record)
+        tokens = self._features("tokens", record)
+        self.clips[record.vid] = len(video)
         labels = label(record, len(video), self.data, generator or named_generator(0, "labels", i))
         return Sample(record, video, tokens, labels, self.data.clip_length)
 
     def batch(self, chosen:Sequence[int], epoch:int=0)->Batch: # chosen: indices of records
         "Some records as one padded batch; labels are drawn from `epoch` and the index"
-        records = [self.records[i] for i in chosen]
-        firsts, index = _share([record.vid for record in records])
-        video, lengths = self._gather("video", [records[i] for i in firsts])
-        self.clips |= zip((records[i].vid for i in firsts), lengths)
-        tokens, words = self._gather("tokens", records)
-        clips = lengths if index is None else [lengths[i] for i in index.tolist()]
-        labels = [label(record, n, self.data, named_generator(epoch, "labels", i))
-                  for i, record, n in zip(chosen, records, clips)]
-        return Batch(video, _mask(clips), tokens, _mask(words), _targets(labels, records),
-                     tuple(records), self.data.clip_length, index)
+        samples, read = [], {}                                         # clips by video
+        for i in chosen:
+            known = read.get(self.records[i].vid)
+            samples.append(self.sample(i, named_generator(epoch, "labels", i), known))
+            read[samples[-1].record.vid] = samples[-1].video
+        return collate(samples)
 
 # %% ../../nbs/2_data/08_batches.ipynb #6f5b8126
 def describe_coverage(dataset:MomentDataset)->str: # empty if each query has a moment that is read

@@ -65,7 +65,7 @@ def _table(path:str|Path)->tuple[list, list]: # columns; ("file:line", cells) of
     (_, names), *rows = [row for row in rows if any(row[1])] or [("", [])]
     return [name.lower() for name in names], rows
 
-# %% ../../nbs/2_data/02_converters.ipynb #65074b06
+# %% ../../nbs/2_data/02_converters.ipynb #a459082b
 def table_moments(path:str|Path)->Iterator[Moment|InputError]:
     "The moments of a table, or only durations where it has no moments"
     names, rows = _table(path)

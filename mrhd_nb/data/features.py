@@ -12,7 +12,7 @@ import math, os, regex, unicodedata, zipfile
 import numpy as np
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Protocol, Sequence
+from typing import Any, Protocol, Sequence
 from ..core.files import InputError, first_line, rng as named_rng
 from ..core.config import DataConfig, StreamConfig, data_path
 from .annotations import Record
@@ -120,24 +120,13 @@ def clip_count(lengths:Sequence[int], data:DataConfig)->int: # Lc
     "The clips of a video whose streams have so many rows: the shortest, at most `max_clips`"
     return min(lengths) if data.max_clips is None else min(*lengths, data.max_clips)
 
-def lay_out(
-    clips:Sequence[int],                         # Lc of each video
-    data:DataConfig,
-    fill:Callable[[int, int, np.ndarray], None], # writes stream i of video b into its (Lc, dim)
-)->np.ndarray: # (B, L, Dv) float32, 0 after each video's last clip
-    "The streams and endpoints of some videos in a model's order of channels"
-    parts:list[tuple[int|None, int]] = []                              # stream or endpoints, dim
+def lay_out(streams:Sequence[np.ndarray], data:DataConfig)->np.ndarray: # (n, D) -> (Lc, Dv)
+    "Cut the ready streams of a video to its clips and join them in a model's order of channels"
+    clips, parts = clip_count([len(rows) for rows in streams], data), []
     for audio in (False, True):
-        own = [(i, s.dim) for i, s in enumerate(data.streams) if s.audio == audio]
-        parts += own + [(None, 2)]*(data.tef and bool(own or not audio))
-    joined, ends = np.empty((len(clips), max(clips), data.video_dim), np.float32), {}
-    for b, n in enumerate(clips):
-        joined[b, n:], at = 0, 0
-        for i, dim in parts:
-            channels, at = joined[b, :n, at:at+dim], at+dim
-            if i is None: channels[:] = ends.setdefault(n, tef(n))
-            else: fill(i, b, channels)
-    return joined
+        own = [rows[:clips] for rows, s in zip(streams, data.streams) if s.audio == audio]
+        parts += own+[tef(clips)]*(data.tef and bool(own or not audio))
+    return np.concatenate(parts, 1)
 
 # %% ../../nbs/2_data/03_features.ipynb #5af72b2a
 def assemble(streams:Sequence[np.ndarray], data:DataConfig, where:str="features")->np.ndarray:
@@ -147,7 +136,7 @@ def assemble(streams:Sequence[np.ndarray], data:DataConfig, where:str="features"
     clips = clip_count([len(rows) for rows in streams], data)
     ready = [prepare_rows(rows[:clips], s, f"{where}: stream '{s.name}'")
              for rows, s in zip(streams, data.streams)]
-    return lay_out([clips], data, lambda i, _, channels: np.copyto(channels, ready[i]))[0]
+    return lay_out(ready, data)
 
 # %% ../../nbs/2_data/03_features.ipynb #5ff29508
 def assemble_tokens(rows:np.ndarray, data:DataConfig, where:str="features")->np.ndarray: # (T, Dt)

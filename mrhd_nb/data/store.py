@@ -10,17 +10,14 @@ __all__ = ['STORE_SCHEMA', 'item_key', 'split_text', 'needed_items', 'find_featu
 import os, shutil, torch
 import numpy as np
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Sequence
 from filelock import FileLock, Timeout
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from ..core.config import DataConfig, StreamConfig, data_path, from_dict
 from ..core.files import InputError, read_json, sha256_file, write_json
 from .annotations import Record, read_annotations, select_domain
-from .features import (FeatureFolder, FeatureSource, clip_count, feature_files, lay_out,
-                                   prepare_rows)
+from .features import (
+    FeatureFolder, FeatureSource, feature_files, lay_out, prepare_rows)
 
 # %% ../../nbs/2_data/04_store.ipynb #fb2fc53a
 def item_key(stream:StreamConfig, record:Record)->str:
@@ -143,7 +140,7 @@ def open_table(folder:Path, stored:StoredStream)->dict[str, np.ndarray]: # key -
 
 # %% ../../nbs/2_data/04_store.ipynb #d1e895d7
 class PackedStore:
-    "The features of a packed store, for one record or for many"
+    "The features of a packed store"
     def __init__(self, folder:str|Path, data:DataConfig):
         self.data, self.folder, self.manifest = data, Path(folder), read_manifest(folder)
         self.tables = {s: self._open(s) for s in (*data.streams, data.text) if s.files}
@@ -160,27 +157,14 @@ class PackedStore:
         if key in table: return torch.from_numpy(table[key]).float().numpy() # faster than numpy
         raise InputError(f"{record.source or record.qid}: {self.folder} holds no {key!r}")
 
-    def gather_videos(self, records:Sequence[Record])->tuple[np.ndarray, list[int]]:
-        "The clips of the records' videos (B, L, Dv), padded with zeros, and how many each has"
-        rows = [[self.rows(stream, record) for stream in self.data.streams] for record in records]
-        clips = [clip_count(list(map(len, streams)), self.data) for streams in rows]
-        copy = lambda i, b, out: np.copyto(out, rows[b][i][:len(out)])
-        return lay_out(clips, self.data, copy), clips
-
-    def gather_tokens(self, records:Sequence[Record])->tuple[np.ndarray, list[int]]:
-        "The tokens of the records' queries (B, T, Dt), padded with zeros, and how many each has"
-        text = self.data.text
-        read = partial(self.rows, text) if text.files else FeatureFolder(self.data).tokens
-        tables = [torch.from_numpy(read(record)[:self.data.max_tokens]) for record in records]
-        return pad_sequence(tables, batch_first=True).numpy(), [len(table) for table in tables]
-
     def video(self, record:Record)->np.ndarray: # (Lc, Dv)
         "The clips of the record's video"
-        return self.gather_videos([record])[0][0]
+        return lay_out([self.rows(stream, record) for stream in self.data.streams], self.data)
 
     def tokens(self, record:Record)->np.ndarray: # (T, Dt)
         "The tokens of the record's query"
-        return self.gather_tokens([record])[0][0]
+        if not self.data.text.files: return FeatureFolder(self.data).tokens(record)
+        return self.rows(self.data.text, record)[:self.data.max_tokens]
 
 # %% ../../nbs/2_data/04_store.ipynb #c2515ffa
 def open_features(data:DataConfig)->FeatureSource:

@@ -42,7 +42,7 @@ def standings_table(
 # %% ../../nbs/7_figures/03_charts.ipynb #6ad7c862
 LIMITS = ("perfect windows, mean human", "every vote known", "random") # of `ceilings`
 
-# %% ../../nbs/7_figures/03_charts.ipynb #d7140f63
+# %% ../../nbs/7_figures/03_charts.ipynb #cda466e2
 def _dots(ax:Axes, part:pd.DataFrame, systems:Sequence[str])->None:
     "A dot with its interval for each system, from top to bottom"
     rows = part.set_index("system").reindex(systems).itertuples()
@@ -133,7 +133,7 @@ def draw_disagreement(table:pd.DataFrame)->Figure:
 # %% ../../nbs/7_figures/03_charts.ipynb #3d003d17
 KEYS = ["reported", "system", "epoch"]
 
-# %% ../../nbs/7_figures/03_charts.ipynb #3997c4cf
+# %% ../../nbs/7_figures/03_charts.ipynb #ff4cde29
 def protocol_rows(table:pd.DataFrame)->pd.DataFrame: # of a sweep's `domain_table`, or its CSV
     "KEYS, domains, domain and value; `mean`, `low` and `high` stand among the domains"
     flat = table.reset_index() if table.index.nlevels > 1 else table
@@ -148,7 +148,7 @@ def protocol_rows(table:pd.DataFrame)->pd.DataFrame: # of a sweep's `domain_tabl
 BASELINES = {"random": (BEFORE, ":"), "ridge": (BEFORE, "--"), "ridge, all domains": (BEFORE, "-."),
              "mean human": (TRUE, "-"), "mean of the other humans": (TRUE, "--")}
 
-# %% ../../nbs/7_figures/03_charts.ipynb #65d0e53b
+# %% ../../nbs/7_figures/03_charts.ipynb #083170b0
 def _system_name(system:str)->str: # such as `tr_detr` or `tr_detr on tvsum_audio`
     "A system as a legend calls it"
     name, _, data = system.partition(" on ")

@@ -99,7 +99,7 @@ HEAT = { # panel: label of its rows, options of `draw_heat`
                                    "low": -3, "high": 3}),
     "decoder": ("moment query\n(its score)", {"label": "attention\nto clip"})}
 
-# %% ../../nbs/7_figures/02_inside.ipynb #a937a8e1
+# %% ../../nbs/7_figures/02_inside.ipynb #b5868017
 @mpl.rc_context(STYLE)
 def draw_attention(table:pd.DataFrame)->Figure:
     "Draw an `attention_table`: true windows, words, activations and moment queries over time"
@@ -157,7 +157,7 @@ NAMES = {"tr_detr": "TR-DETR", "taskweave_mr2hd": "TaskWeave, MR→HD",
          "taskweave_hd2mr": "TaskWeave, HD→MR", "taskweave_both": "TaskWeave, both",
          "mrhd": "mrhd"}
 
-# %% ../../nbs/7_figures/02_inside.ipynb #442cda0f
+# %% ../../nbs/7_figures/02_inside.ipynb #84e32f72
 def _draw_mask(ax:Axes, panel:pd.DataFrame, true:pd.DataFrame)->None:
     "A curve before and after feedback; the fed mask as an area"
     shade(ax, true)
@@ -209,15 +209,14 @@ def _trajectory(rows:list[dict])->pd.DataFrame: # lines of a history
     return t.assign(s_hd_star=np.log(2*t.pop("hd")), s_mr_star=np.log(t.pop("mr")),
                     feedback=t.feedback > 0.5, w_hd=2*np.exp(-t.s_hd), w_mr=np.exp(-t.s_mr))
 
-# %% ../../nbs/7_figures/02_inside.ipynb #a0cd96e0
+# %% ../../nbs/7_figures/02_inside.ipynb #c277258d
 def weights_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines of its history
     "Log-variances, their stationary points and effective weights: at most 120 points of a run"
     for run, rows in histories.items():
         if "weights" not in rows[0]:
             raise InputError(f"{run}: field 'weights': missing: its loss weights were not learned")
-    tables = [_trajectory(rows).assign(run=run) for run, rows in histories.items()]
-    table = pd.concat(tables, ignore_index=True)
-    return table[["run", *table.columns.drop("run")]]
+    tables = {run: _trajectory(rows) for run, rows in histories.items()}
+    return pd.concat(tables, names=["run"]).reset_index("run").reset_index(drop=True)
 
 # %% ../../nbs/7_figures/02_inside.ipynb #5b8445c8
 @mpl.rc_context(STYLE)
@@ -263,7 +262,7 @@ def curves_table(histories:dict[str, list[dict]])->pd.DataFrame: # run -> lines 
 QUANTITIES = {"moments": "moment loss", "saliency": "saliency loss",
               "MR-full-R1@0.5": "R1@0.5 (%)", "mAP": "top-5 mAP"}
 
-# %% ../../nbs/7_figures/02_inside.ipynb #780b74c1
+# %% ../../nbs/7_figures/02_inside.ipynb #ac42326b
 @mpl.rc_context(STYLE)
 def draw_curves(
     table:pd.DataFrame,

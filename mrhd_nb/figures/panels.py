@@ -127,13 +127,11 @@ def draw_steps(
     edges = [*table.start, table.end.iloc[-1]]
     ax.stairs(table.value, edges, fill=baseline is not None, baseline=baseline, **style)
 
-# %% ../../nbs/7_figures/01_panels.ipynb #a7bcd184
 def shade(ax:Axes, windows:pd.DataFrame)->None:
     "Draw the true windows behind a panel"
     for cell in windows.itertuples():
         ax.axvspan(cell.start, cell.end, color=TRUE, alpha=0.15, linewidth=0)
 
-# %% ../../nbs/7_figures/01_panels.ipynb #211847ec
 def finish_time(figure:Figure, axes:np.ndarray, table:pd.DataFrame)->Figure:
     "Label the time axis, and align the labels of the rows"
     for ax in axes[-1]: ax.set(xlabel="time (s)", xlim=(0, table.end.max()))

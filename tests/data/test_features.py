@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mrhd_nb.core.config import DataConfig, StreamConfig
 from mrhd_nb.data.annotations import Record
-from mrhd_nb.data.features import UNPACKED_BYTES, FeatureFolder, MemoryFeatures, lay_out, load_array, read_array
+from mrhd_nb.data.features import UNPACKED_BYTES, FeatureFolder, MemoryFeatures, load_array, read_array
 from mrhd_nb.core.testing import refusal
 
 TABLE = np.arange(12, dtype=np.float16).reshape(3, 4)
@@ -92,17 +92,6 @@ def test_the_released_numbers_of_channels():
         arrays = {"v": [np.ones((80, s.dim)) for s in streams]}
         return MemoryFeatures(arrays, {}, data).video(Record(0, "", 1, "v")).shape
     assert channels(2304, 512) == (75, 2818) and channels(2304, 512, 2049, audio=2049) == (75, 4869) and channels(2048) == (75, 2050)
-
-
-def test_a_batch_is_laid_out_like_its_videos():
-    draw = np.random.default_rng(0)
-    arrays = {f"v{n}": [draw.standard_normal((n, d)) for d in (5, 3)] for n in (7, 3, 8, 1)}
-    memory, records = MemoryFeatures(arrays, {}, DATA), [Record(0, "", 1, v) for v in arrays]
-    alone = [memory.video(r) for r in records]
-
-    def fill(i, b, channels): channels[:] = alone[b][:, (0, 5)[i]:(5, 8)[i]]
-    videos = lay_out([len(a) for a in alone], DATA, fill)
-    for video, own in zip(videos, alone): assert np.array_equal(video[:len(own)], own) and not video[len(own):].any()
 
 
 def test_errors_of_a_folder_name_the_record(tmp_path):
