@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADLINES', 'LENGTHS', 'chosen_columns', 'named_systems', 'score_systems', 'standings', 'record_systems', 'show',
-           'pairings', 'resolution', 'published_rows', 'reproduced', 'published_table', 'interval_block',
+           'pairings', 'resolution', 'published_rows', 'published_table', 'reproduced', 'interval_block',
            'interval_text']
 
 # %% ../../nbs/4_evaluation/09_leaderboard.ipynb #ac882237
@@ -34,7 +34,6 @@ HEADLINES = {
 } # data set or protocol -> name in papers -> metric
 LENGTHS = {f"{length} mAP": f"MR-{length}-mAP" for length in ("short", "middle", "long")}
 
-# %% ../../nbs/4_evaluation/09_leaderboard.ipynb #76184f6b
 def chosen_columns(rules:str, columns:str="", known:Sequence[str]=())->dict[str, str]:
     "Columns of a table by a list such as \"mAP,HIT@1\"; empty: the headline metrics"
     names = {metric: metric for metric in known} | HEADLINES[rules]
@@ -159,6 +158,14 @@ def published_rows(annotations:Source)->tuple[str, dict[str, dict[str, Any]]]:
     _, entry = known_split(annotations)
     return entry.get("split", ""), entry.get("rows", {})
 
+def published_table(
+    published:Mapping[str, Mapping[str, Any]], names:Sequence[str], # of `published_rows`; columns
+)->pd.DataFrame: # of texts, as of `show`
+    "Published rows as a table of texts; ± is the deviation over runs, where one is given"
+    text = lambda v: " ± ".join(f"{x:.2f}" for x in np.ravel(v))
+    rows = {row: [text(v[n]) if n in v else "" for n in names] for row, v in published.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(names))
+
 # %% ../../nbs/4_evaluation/09_leaderboard.ipynb #eb90a95a
 def reproduced(
     rows:pd.DataFrame,                         # of `standings`
@@ -181,15 +188,6 @@ def reproduced(
             found.append((row, task, nearest.name, len(given), equal, nearest.max(),
                           nearest.idxmax()))
     return pd.DataFrame(found, columns="row task system numbers equal apart metric".split())
-
-# %% ../../nbs/4_evaluation/09_leaderboard.ipynb #72a8e871
-def published_table(
-    published:Mapping[str, Mapping[str, Any]], names:Sequence[str], # of `published_rows`; columns
-)->pd.DataFrame: # of texts, as of `show`
-    "Published rows as a table of texts; ± is the deviation over runs, where one is given"
-    text = lambda v: " ± ".join(f"{x:.2f}" for x in np.ravel(v))
-    rows = {row: [text(v[n]) if n in v else "" for n in names] for row, v in published.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(names))
 
 # %% ../../nbs/4_evaluation/09_leaderboard.ipynb #3bc2d94a
 def interval_block(

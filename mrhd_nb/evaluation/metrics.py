@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LEVELS', 'LABEL_AP', 'CHARADES', 'SCORERS', 'BRIEF', 'EXTRA', 'KEYS', 'ranking_ap', 'highlight_columns',
            'qvhighlights_columns', 'trapezoid_ap', 'tvsum_ap', 'youtube_ap', 'label_ap', 'label_columns',
-           'score_queries', 'score_columns', 'per_query', 'averages', 'nested', 'evaluate']
+           'score_queries', 'score_columns', 'per_query', 'averages', 'official_place', 'nested', 'evaluate']
 
 # %% ../../nbs/4_evaluation/04_metrics.ipynb #ade2e733
+import re
 import numpy as np
 import pandas as pd
 from collections.abc import Callable
@@ -40,8 +41,7 @@ def ranking_ap(
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4} # least rating of a positive clip
 
 def highlight_columns(
-    submission:Lines,  # in the order of the annotations
-    annotations:Lines,
+    submission:Lines, annotations:Lines, # of `pair`
 )->dict[str, np.ndarray]: # column -> (n,) fractions
     "Highlight-detection scores of each query (mAP: mean over the annotators)"
     (given, number), (rated, length) = saliency(submission), ratings(annotations)
@@ -59,12 +59,12 @@ def highlight_columns(
 def qvhighlights_columns(submission:Lines, annotations:Lines)->dict[str, np.ndarray]:
     "Every score of QVHighlights for each query, as far as both sides have the fields"
     columns:dict[str, np.ndarray] = {}
-    if submission.has("pred_relevant_windows") and annotations.has("relevant_windows"):
-        columns |= moment_columns(submission, annotations)
     if submission.has("pred_saliency_scores") and annotations.has("saliency_scores"):
         empty = np.array([v.get("relevant_windows") == [] for v in annotations.values])
         found = highlight_columns(submission, annotations)
         columns |= {name: np.where(empty, np.nan, column) for name, column in found.items()}
+    if submission.has("pred_relevant_windows") and annotations.has("relevant_windows"):
+        columns |= moment_columns(submission, annotations)
     if columns: return columns
     raise InputError(f"{submission.places[0]}: holds nothing that {annotations.name} can score: "
                      "fields 'pred_relevant_windows', 'pred_saliency_scores'")
@@ -129,10 +129,8 @@ SCORERS:dict[str, Callable] = {
     **{name: partial(label_columns, dataset=name) for name in LABEL_AP}}
 
 def score_queries(
-    submission:Source,
-    annotations:Source,
-    dataset:str="qvhighlights", # one of SCORERS
-    protocol:str="official",    # that of the data set, or one of PROTOCOLS
+    submission:Source, annotations:Source, # as for `evaluate`, as the next
+    dataset:str="qvhighlights", protocol:str="official",
 )->pd.DataFrame: # qid, vid, perhaps domain, and a column per score: fractions, in annotated order
     "Every score of each query, or of each video beside its domain; `attrs`: what was counted"
     for what, name, known in (("dataset", dataset, [*SCORERS]),
@@ -166,10 +164,8 @@ def score_columns(table:pd.DataFrame)->list[str]:
     return [c for c in table.select_dtypes("number") if c not in KEYS]
 
 def per_query(
-    submission:Source,
-    annotations:Source,
-    dataset:str="qvhighlights", # one of SCORERS
-    protocol:str="official",    # that of the data set, or one of PROTOCOLS
+    submission:Source, annotations:Source, # as for `evaluate`, as the next
+    dataset:str="qvhighlights", protocol:str="official",
 )->pd.DataFrame: # qid, vid, perhaps domain, and a column per headline metric
     "The headline scores of each query, in the unit of the report"
     scored = score_queries(submission, annotations, dataset, protocol)
@@ -185,9 +181,11 @@ def averages(table:pd.DataFrame)->pd.Series: # metric -> mean
     return scores.groupby(table["domain"]).mean().mean() if "domain" in table else scores.mean()
 
 # %% ../../nbs/4_evaluation/04_metrics.ipynb #3b2d5686
-def _under(means:dict[str, float], prefix:str)->dict[str, float]:
-    "The means whose names begin with a prefix, by the rest of the name"
-    return {k.removeprefix(prefix): v for k, v in means.items() if k.startswith(prefix)}
+def official_place(name:str)->str: # as "full/MR-mAP/0.5"; the name itself if it has no place
+    "Where the report of QVHighlights has a score"
+    place = re.sub(r"^(HL-min-\w+)-(\w+)$", r"\1/HL-\2", name)
+    place = re.sub(r"^MR-(\w+)-mAP$", r"\1/MR-mAP/average", place)
+    return re.sub(r"^MR-(\w+)-(mAP|R1)@", r"\1/MR-\2/", place)
 
 def nested(values:dict[str, Any])->dict[str, Any]:
     "Values by their place in a report, its parts separated by /, as blocks"
@@ -208,25 +206,17 @@ def evaluate(
     "Score a submission by the rules of its data set, or by another protocol"
     table = score_queries(submission, annotations, dataset, protocol)
     if protocol != "official":
-        means = (100*table[score_columns(table)].mean()).round(9)       # no noise of the last bit
+        means = (100*averages(table)).round(9)                         # no noise of the last bit
         shown = {k: float(f"{v:.2f}") if np.isfinite(v) else None for k, v in means.items()}
         return nested(shown | table.attrs)
     if "domain" in table:
         domains = table.groupby("domain", sort=True)["mAP"].mean()
         return {"brief": {"mAP": round(float(domains.mean()), 5)},
                 "domains": {name: round(float(mean), 5) for name, mean in domains.items()}}
-    means = table[score_columns(table)].mean().fillna(0)
-    means = {name: float(f"{100*mean:.2f}") for name, mean in means.items()}
+    means = {name: float(f"{100*mean:.2f}") for name, mean in averages(table).fillna(0).items()}
     report:dict[str, dict] = {"brief": {k: means[k] for k in BRIEF[dataset] if k in means}}
-    for name in LEVELS:
-        block = _under(means, f"HL-min-{name}-")
-        if block: report[f"HL-min-{name}"] = {f"HL-{kind}": mean for kind, mean in block.items()}
-    for name in BUCKETS:
-        if f"MR-{name}-mAP" not in means: continue
-        average = {"average": means[f"MR-{name}-mAP"]}
-        recall = _under(means, f"MR-{name}-R1@")
-        if dataset == "qvhighlights": recall.pop("0.3")                # in `extra`
-        report[name] = {"MR-mAP": _under(means, f"MR-{name}-mAP@") | average, "MR-R1": recall}
-    extra = {name: means[name] for name in EXTRA if name in means}
-    if extra and dataset == "qvhighlights": report["extra"] = extra
-    return report
+    extra = {name: means[name] for name in EXTRA if name in means and dataset == "qvhighlights"}
+    places = {official_place(name): mean for name, mean in means.items()
+              if not (extra and name.endswith("R1@0.3"))}              # that is in `extra`
+    report |= nested({place: mean for place, mean in places.items() if "/" in place})
+    return report | {"extra": extra} if extra else report

@@ -22,13 +22,11 @@ def match_queries(
     counts:np.ndarray, # (n,) true windows of each query
 )->np.ndarray: # (n, P, T) IoU of the window that each prediction takes at each θ, -1 for none
     "`matches` of many queries"
-    owner, taken = np.repeat(np.arange(len(counts)), counts), np.full((*listed.shape[:2], 15), -1.)
-    for count in np.unique(counts[counts > 0]):
-        group = counts == count
-        iou = overlaps(listed[group], true[counts[owner] == count].reshape(-1, count, 2))[0]
-        iou[np.arange(listed.shape[1]) >= given[group,None]] = -1      # padding is never matched
-        taken[group] = matches(iou, GRID).swapaxes(0, 1)
-    return taken
+    P, G = listed.shape[1], counts.max(initial=1)
+    iou = overlaps(listed, pad(true, counts, 0., G))[0]
+    iou[np.arange(P) >= given[:,None]] = -1                            # padding is never matched
+    iou.swapaxes(1, 2)[np.arange(G) >= counts[:,None]] = -1
+    return matches(iou, GRID).swapaxes(0, 1)
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #cec9ca68
 def ratio(
@@ -63,7 +61,6 @@ def true_windows(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (M, 2), of
     rows = np.unique(np.c_[owner, inside][inside[:,0] < inside[:,1]], axis=0)
     return rows[:,1:], np.bincount(rows[:,0].astype(int), minlength=len(counts))
 
-# %% ../../nbs/4_evaluation/03_protocols.ipynb #76026880
 def existence(submission:Lines)->np.ndarray: # (n,)
     "How likely each query has a moment, as its line says or as its windows do"
     values, counts = windows(submission, "pred_relevant_windows", 3)
@@ -138,7 +135,7 @@ def gmr_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str, i
     values, given = windows(submission, "pred_relevant_windows", 3)
     listed, (true, counts) = pad(values, given, (0., 0., -np.inf), TOP), true_windows(annotations)
     score = existence(submission)
-    ap = score_moments(listed, true, np.repeat(np.arange(len(counts)), counts))[1]
+    ap = score_moments(listed, true, counts)[1]
     columns = rejections(score, counts == 0) | {"mAP_detail/mAP": ap.mean(1)}
     columns |= gated_iou(listed, given, score > ACCEPT[0], true, counts)
     columns |= over_thresholds("mAP_detail/AP@IoU", THRESHOLDS, ap)
@@ -160,7 +157,7 @@ def multi_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str,
     values, given = windows(submission, "pred_relevant_windows", 3)
     listed = pad(values, given, (0., 0., -np.inf), TOP)
     true, counts = windows(annotations, "relevant_windows", 2)
-    ap = score_moments(listed, true, np.repeat(np.arange(len(counts)), counts))[1].mean(1)
+    ap = score_moments(listed, true, counts)[1].mean(1)
     share, by_group = 1/np.bincount(counts)[counts], np.full(len(ap), np.nan)
     several = counts >= 3
     if several.any(): by_group[several] = ratio((ap*share)[several], share[several])
@@ -179,5 +176,4 @@ def multi_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str,
     seen |= {f"counted/{name}": int(np.isfinite(column).sum()) for name, column in groups.items()}
     return {f"brief/{name}": short[name] for name in MULTI} | columns, seen
 
-# %% ../../nbs/4_evaluation/03_protocols.ipynb #6884fe21
 PROTOCOLS = {"gmr": gmr_columns, "multi": multi_columns} # name -> its columns and counts

@@ -102,13 +102,8 @@ def tail(level:float, sample:Clusters)->np.ndarray: # (M,)
 
 def quantiles(draws:np.ndarray, levels:np.ndarray)->np.ndarray: # (R, M), (M,) -> (M,)
     "Quantiles of each column at a level of its own, by linear interpolation, without the NaN"
-    ordered = np.sort(draws, 0)                                        # NaN go last
-    place = levels*np.maximum(np.isfinite(draws).sum(0)-1, 0)
-    low, columns = np.floor(place).astype(int), np.arange(draws.shape[1])
-    high = np.minimum(low+1, len(draws)-1)
-    part = np.where(place > low, place-low, 0)
-    step = np.where(part > 0, (ordered[high,columns]-ordered[low,columns])*part, 0)
-    return ordered[low,columns]+step
+    known = (column[np.isfinite(column)] for column in draws.T)
+    return np.array([np.quantile(c, q) if len(c) else np.nan for c, q in zip(known, levels)])
 
 def percentile(sample:Clusters, draws:np.ndarray, level:float=.95)->tuple: # (M,) low, (M,) high
     "Quantiles of the draws, expanded for few clusters"
@@ -188,11 +183,9 @@ def permutation_p(paired:Clusters, resamples:int=10_000, seed:int=0)->np.ndarray
 # %% ../../nbs/4_evaluation/07_statistics.ipynb #61352232
 def holm(p:Sequence[float])->np.ndarray: # of one family of tests; NaN are no tests
     "p-values after Holm's correction"
-    p = np.asarray(p, float)
-    order, tests = np.argsort(p), int(np.isfinite(p).sum())            # NaN go last
-    some, out = order[:tests], np.full(len(p), np.nan)
-    out[some] = np.minimum(1, np.maximum.accumulate(p[some]*np.arange(tests, 0, -1)))
-    return out
+    ordered = pd.Series(np.asarray(p, float)).sort_values()            # NaN go last
+    steps = ordered*(ordered.count()-np.arange(len(ordered)))
+    return steps.cummax().clip(upper=1).sort_index().to_numpy()
 
 # %% ../../nbs/4_evaluation/07_statistics.ipynb #12bdeae0
 def detectable(error:np.ndarray, freedom:np.ndarray, level:float=.95)->np.ndarray: # (M,)

@@ -134,7 +134,6 @@ def windows(lines:Lines, field:str, width:int)->tuple[np.ndarray, np.ndarray]: #
     lines.refuse(owner[values[:,0] > values[:,1]], field, "a window ends before it starts")
     return values, counts
 
-# %% ../../nbs/4_evaluation/01_submissions.ipynb #993879a9
 def numbers(
     lines:Lines, field:str, least:float, most:float, what:str, # what a value is not, for the error
     optional:bool=False, # a line may be without
@@ -165,15 +164,15 @@ def durations(annotations:Lines)->np.ndarray: # (n,)
     "The length of each query's video in seconds"
     return numbers(annotations, "duration", 1e-6, 1e6, "not a positive number of seconds")
 
-def _columns(value:Any)->int:
-    "The numbers in the first row of a list of rows; 1 where there is none"
-    return len(value[0]) if isinstance(value, list) and value and isinstance(value[0], list) else 1
+def _columns(lines:Lines, field:str)->int:
+    "The numbers in the first row of a field that holds lists of rows; 1 where there is none"
+    said = next((rows for v in lines.values if (rows := v.get(field))), [])
+    return len(said[0]) if isinstance(said, list) and said and isinstance(said[0], list) else 1
 
 def ratings(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (n, L, A), clips of each query (n,)
     "The annotators' ratings of every clip"
     clips, counts = flatten(annotations, "relevant_clip_ids")
-    said = next((s for v in annotations.values if (s := v.get("saliency_scores"))), [])
-    rated, rows = flatten(annotations, "saliency_scores", _columns(said))
+    rated, rows = flatten(annotations, "saliency_scores", _columns(annotations, "saliency_scores"))
     refuse, owner = annotations.refuse, np.repeat(np.arange(len(counts)), counts)
     refuse(np.flatnonzero(rows != counts), "saliency_scores", "not one row for each relevant clip")
     seconds = durations(annotations)
@@ -192,14 +191,10 @@ def ratings(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (n, L, A), clip
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #3a80c922
 def labels(annotations:Lines)->list[np.ndarray]: # (L, A) of each video
     "The annotators' labels of every clip"
-    found = []
-    for value, place in zip(annotations.values, annotations.places):
-        alone = Lines([value], [place], annotations.name)
-        found.append(flatten(alone, "label", _columns(value.get("label")))[0])
-        if not found[-1].size: alone.refuse([0], "label", "is empty")
-    return found
+    values, counts = flatten(annotations, "label", _columns(annotations, "label"))
+    annotations.refuse(np.flatnonzero(counts == 0), "label", "is empty")
+    return np.split(values, counts.cumsum()[:-1])
 
-# %% ../../nbs/4_evaluation/01_submissions.ipynb #b40e8b18
 def saliency(submission:Lines)->tuple[np.ndarray, np.ndarray]: # (M,), clips of each query (n,)
     "The predicted scores of all clips, of which there must be at least one"
     scores, counts = flatten(submission, "pred_saliency_scores")
