@@ -34,7 +34,6 @@ def fit_platt(scores:np.ndarray, right:np.ndarray)->Callable[[np.ndarray], np.nd
     made = LogisticRegression(C=1e6).fit((scores[:,None]-centre)/scale, right)
     return lambda s: made.predict_proba((s[:,None]-centre)/scale)[:,1]
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #bde90467
 def fit_isotonic(scores:np.ndarray, right:np.ndarray)->Callable[[np.ndarray], np.ndarray]:
     "Score to probability: a rising step function, never 0 or 1"
     least = 1/(len(right)+2)
@@ -76,7 +75,6 @@ def exist_score(line:dict[str, Any])->float: # of a submission
     scores = [score for _, _, score in line.get("pred_relevant_windows", ())]
     return float(line.get("pred_exist_score", max(scores, default=0)))
 
-# %% ../../nbs/6_inference/03_calibration.ipynb #6cc1c224
 def calibrated_scores(card:dict[str, Any], line:dict[str, Any])->tuple[float, np.ndarray]:
     "The probability that the video shows it (at even odds), and that of each moment (N,)"
     scores = [score for _, _, score in line["pred_relevant_windows"]]

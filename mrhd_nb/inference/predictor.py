@@ -9,7 +9,6 @@ __all__ = ['Rows', 'Moment', 'SHIPPED', 'GENERIC', 'read_rows', 'read_streams', 
 # %% ../../nbs/6_inference/04_predictor.ipynb #07fb829d
 import torch
 import numpy as np
-import pandas as pd
 from collections.abc import Sequence
 from collections import namedtuple
 from dataclasses import dataclass, replace
@@ -79,7 +78,6 @@ def highlight_scale(
 # %% ../../nbs/6_inference/04_predictor.ipynb #8f5c67a5
 Moment = namedtuple("Moment", "start end score") # seconds of the video, probability or raw score
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #c26dc05e
 @dataclass(frozen=True)
 class Answer:
     "What a model says about one sentence and one video; `answer['windows']` reads a field too"
@@ -97,10 +95,6 @@ class Answer:
     @property
     def moments(self)->list[Moment]: return [Moment(*window) for window in self.windows]
 
-    def table(self)->pd.DataFrame:
-        "A row per moment"
-        return pd.DataFrame(self.moments, columns=Moment._fields)
-
     def line(self, qid:int|str, vid:str)->dict[str, Any]:
         "The line of a submission"
         return {"qid": qid, "query": self.query, "vid": vid, "pred_relevant_windows": self.windows,
@@ -110,7 +104,6 @@ class Answer:
 SHIPPED = "taskweave_mr2hd" # the packaged weights that answer where none are named
 GENERIC = "the most interesting part of the video" # the query where none is given
 
-# %% ../../nbs/6_inference/04_predictor.ipynb #4e9ae28e
 def video_streams(predictor:Any, video:Rows|Sequence[Rows])->tuple[list[np.ndarray], float|None]:
     "Raw rows of each stream, and the seconds of a video file, which is encoded once"
     data = predictor.data
