@@ -34,10 +34,12 @@ def decode_frames(path:str|Path)->Iterator[tuple[float, float, Any]]: # start an
     av, first, end = extra_package("av"), None, 0.
     try:
         with av.open(str(path)) as file:
-            if not file.streams.video: raise InputError(f"{path}: holds no video")
+            cover = av.stream.Disposition.attached_pic                 # of a piece of music
+            streams = [s for s in file.streams.video if not s.disposition & cover]
+            if not streams: raise InputError(f"{path}: holds no video")
             if "image2" in file.format.name or file.format.name.endswith("_pipe"):
                 raise InputError(f"{path}: is a picture, not a video")
-            stream = file.streams.video[0]
+            stream = streams[0]
             stream.thread_type = "AUTO"
             for frame in (frame for frame in file.decode(stream) if frame.time is not None):
                 first = frame.time if first is None else first

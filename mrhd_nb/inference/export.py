@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'FORMATS', 'Moments', 'describe_video', 'moment_table', 'subtitles', 'label_tasks', 'timecode_rate',
-           'timeline', 'write_timeline', 'format_moments', 'cut_file', 'cut_moments']
+           'timeline', 'write_timeline', 'format_moments', 'cut_file', 'cut_moments', 'exporter']
 
 # %% ../../nbs/6_inference/05_export.ipynb #bf409481
 import html, json, re
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from ..core.files import InputError, first_line, write_atomic
 from .encoders import extra_package
+from .predictor import Answer
 
 # %% ../../nbs/6_inference/05_export.ipynb #5f36e12d
 @dataclass(frozen=True)
@@ -174,3 +175,21 @@ def cut_moments(
         except (fault, ValueError, TypeError, IndexError) as e:
             raise InputError(f"{video}: cannot be cut without encoding: {first_line(e)}") from None
     return made
+
+# %% ../../nbs/6_inference/05_export.ipynb #3a38c9f9
+def exporter(args:Any)->Callable[[Sequence[Answer]], str]: # format, cut, video, features, json, lines
+    "From answers to what `mrhd predict` prints by --format, or to the files that --cut writes"
+    plain, kinds = args.format == "text", ("text", *FORMATS)
+    if args.format not in kinds:
+        raise InputError(f"predict: --format {args.format}: not {', '.join(kinds)}")
+    if args.cut and not args.video: raise InputError("predict: --cut needs --video")
+    if not plain and (args.json or args.lines):
+        raise InputError("predict: give one of --format, --json and --lines")
+    name, facts = args.video or (args.features or ["example"])[0], {}
+    if args.video and (args.cut or not plain): facts = describe_video(args.video)
+    def export(answers:Sequence[Answer])->str:
+        found = [Moments(name, a.windows, a.query, **{"duration": a.duration} | facts)
+                 for a in answers]
+        cuts = [str(path) for m in found if args.cut for path in cut_moments(m, args.cut)]
+        return "\n".join(cuts) if plain else format_moments(found, args.format).rstrip("\n")
+    return export

@@ -62,9 +62,11 @@ def word_rows(
 )->np.ndarray: # (T, Dt), raw
     "The token features of a sentence"
     if not query.strip(): raise InputError("query: empty")
-    if data.name == "synthetic": return token_rows(query)
-    if not data.text.files: return word_vectors(query, data.text.dim)
-    return find_encoder(data.text, data, weights, download).encode_text(query)
+    if data.name == "synthetic": rows = token_rows(query)
+    elif not data.text.files: rows = word_vectors(query, data.text.dim)
+    else: rows = find_encoder(data.text, data, weights, download).encode_text(query)
+    if len(rows) <= (data.max_tokens or len(rows)): return rows
+    raise InputError(f"query: {len(rows)} tokens; the model reads {data.max_tokens} at most")
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #95894205
 def highlight_scale(
@@ -87,7 +89,7 @@ class Answer:
     windows:list[list[float]] # [start, end, score] in seconds, best first
     saliency:list[float]      # (Lc,) raw
     highlight:list[float]     # (Lc,) in [0, 1]
-    exists:float|None=None    # probability that the video shows it; None without a calibration
+    exists:float|None=None    # probability that the video shows it, of calibration or model
     note:str=""               # what the scores are worth
 
     def __getitem__(self, name:str)->Any: return getattr(self, name)
@@ -97,8 +99,9 @@ class Answer:
 
     def line(self, qid:int|str, vid:str)->dict[str, Any]:
         "The line of a submission"
+        exists = {} if self.exists is None else {"pred_exist_score": self.exists}
         return {"qid": qid, "query": self.query, "vid": vid, "pred_relevant_windows": self.windows,
-                "pred_saliency_scores": self.saliency}
+                "pred_saliency_scores": self.saliency, **exists}
 
 # %% ../../nbs/6_inference/04_predictor.ipynb #df13d928
 SHIPPED = "taskweave_mr2hd" # the packaged weights that answer where none are named
@@ -173,8 +176,8 @@ def make_answer(
     moments:bool=True,         # or highlights alone
 )->Answer:
     "A line as an answer, with probabilities where there is a calibration"
-    found = line.get("pred_relevant_windows", []) if moments else []
-    saliency, exists = line["pred_saliency_scores"], None
+    saliency, line = line["pred_saliency_scores"], line if moments else {}
+    found, exists = line.get("pred_relevant_windows", []), line.get("pred_exist_score")
     highlight = highlight_scale(saliency)
     note = "not calibrated: scores rank moments and clips, and are no probabilities"
     if card:
