@@ -93,7 +93,7 @@ def train_command(args:Namespace)->None:
 def sign_files(args:Namespace, submission:str)->str: # args: annotations, dataset, protocol
     "The signature of a scored file; what is doubtful about it is said on stderr"
     from mrhd_nb.evaluation.ledger import count_looks
-    from mrhd_nb.evaluation.signatures import file_origin, signature
+    from mrhd_nb.evaluation.ledger import file_origin, signature
     from mrhd_nb.evaluation.submissions import doubts, pair
     official, path = args.protocol == "official", args.annotations
     given, truth = pair(submission, path, common=args.protocol == "gmr")
@@ -106,8 +106,8 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
     "One result as a table of one row, with intervals if they are there"
     import pandas as pd
     from mrhd_nb.evaluation.leaderboard import chosen_columns, show
-    from mrhd_nb.evaluation.signatures import read_signature
-    from mrhd_nb.evaluation.tables import typeset
+    from mrhd_nb.evaluation.ledger import read_signature
+    from mrhd_nb.evaluation.leaderboard import typeset
     values = metrics["brief"] | metrics.get("extra", {})
     rules = read_signature(metrics["signature"], name)["rules"]
     names = chosen_columns(rules, args.columns, list(values))
@@ -122,7 +122,7 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
 def evaluate_command(args:Namespace)->None:
     "Score a submission, or a run"
     from mrhd_nb.evaluation.metrics import evaluate, per_query
-    from mrhd_nb.evaluation.tables import STYLES
+    from mrhd_nb.evaluation.leaderboard import STYLES
     if args.format not in ("json", *STYLES):
         raise InputError(f"evaluate: --format {args.format}: not json, {', '.join(STYLES)}")
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
@@ -162,8 +162,8 @@ def evaluate_command(args:Namespace)->None:
 def compare_command(args:Namespace)->None:
     "Put two results side by side, if their signatures say that they can be compared"
     import pandas as pd
-    from mrhd_nb.evaluation.signatures import join_signatures, read_signature, unlike
-    from mrhd_nb.evaluation.tables import typeset
+    from mrhd_nb.evaluation.ledger import join_signatures, read_signature, unlike
+    from mrhd_nb.evaluation.leaderboard import typeset
     fields, lines, briefs = [], [], []
     for path in (args.first, args.second):
         found = read_json(path)
@@ -188,8 +188,8 @@ def leaderboard_command(args:Namespace)->None:
     import pandas as pd
     from mrhd_nb.evaluation import leaderboard as board
     from mrhd_nb.evaluation.metrics import score_columns
-    from mrhd_nb.evaluation.signatures import join_signatures
-    from mrhd_nb.evaluation.tables import STYLES, add_daggers, typeset
+    from mrhd_nb.evaluation.ledger import join_signatures
+    from mrhd_nb.evaluation.leaderboard import STYLES, add_daggers, typeset
     if args.format not in STYLES:
         raise InputError(f"leaderboard: --format {args.format}: not {', '.join(STYLES)}")
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
