@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'FORMATS', 'Moments', 'describe_video', 'moment_table', 'subtitles', 'label_tasks', 'timecode_rate',
-           'timeline', 'write_timeline', 'format_moments', 'cut_file', 'cut_moments', 'exporter']
+           'timeline', 'cut_file', 'cut_moments', 'exporter']
 
 # %% ../../nbs/6_inference/04_export.ipynb #bf409481
 import html, json, re
@@ -98,17 +98,16 @@ def timecode_rate(rate:Fraction)->float: # frames a second
     return next((r for r in map(float, (rate, 2*rate, 4*rate)) if known(r)), 30.)
 
 # %% ../../nbs/6_inference/04_export.ipynb #33745dff
-def timeline(
-    answers:Sequence[Moments],
-    one_rate:bool=False, # give all times at the rate of the first file
-)->Any: # an opentimelineio Timeline
+def timeline(answers:Sequence[Moments], adapter:str)->str: # adapter: one of OpenTimelineIO's
     "The moments one after another, as pieces of their files"
-    otio = extra_package("opentimelineio", "export")
+    if not any(m.windows for m in answers): raise InputError("there is no moment to write")
+    otio, edl = extra_package("opentimelineio", "export"), adapter == "cmx_3600"
     track, made = otio.schema.Track("moments", kind="Video"), otio.schema.Timeline("moments")
     made.tracks.append(track)
+    common = timecode_rate(answers[0].rate)
     for m in answers:
         own, reel = timecode_rate(m.rate), re.sub(r"\W", "", Path(m.video).stem, flags=re.A)[:32]
-        rate = timecode_rate(answers[0].rate) if one_rate else own
+        rate = common if edl else own
         try: zero = otio.opentime.from_timecode(m.start, own).rescaled_to(rate)
         except ValueError as e: raise InputError(f"{m.video}: start '{m.start}': {e}") from None
         def span(start:float, end:float)->Any: # seconds of the file
@@ -120,29 +119,16 @@ def timeline(
             piece = span(first/m.rate, last/m.rate)
             note = {"mrhd_nb": {"query": m.query, "score": window[2]}, "cmx_3600": {"reel": reel}}
             track.append(otio.schema.Clip(m.title, source, piece, note))
-    return made
-
-# %% ../../nbs/6_inference/04_export.ipynb #73d7c387
-def write_timeline(answers:Sequence[Moments], adapter:str)->str:
-    "A timeline as a text, by one of OpenTimelineIO's adapters"
-    if not any(m.windows for m in answers): raise InputError("there is no moment to write")
-    edl = adapter == "cmx_3600"
-    options = {"rate": timecode_rate(answers[0].rate), "reelname_len": None} if edl else {}
-    write = extra_package("opentimelineio", "export").adapters.write_to_string
-    return write(timeline(answers, edl), adapter, **options)
+    options = {"rate": common, "reelname_len": None} if edl else {}
+    return otio.adapters.write_to_string(made, adapter, **options)
 
 # %% ../../nbs/6_inference/04_export.ipynb #fc035899
 FORMATS:dict[str, Callable[[Sequence[Moments]], str]] = {
     "json": lambda answers: moment_table(answers).to_json(orient="records", indent=2),
     "csv": lambda answers: moment_table(answers).to_csv(index=False),
     "vtt": subtitles, "labelstudio": label_tasks} | {
-    name: partial(write_timeline, adapter=adapter) for name, adapter in
+    name: partial(timeline, adapter=adapter) for name, adapter in
     (("otio", "otio_json"), ("edl", "cmx_3600"), ("xml", "fcp_xml"))}
-
-def format_moments(answers:Sequence[Moments], kind:str)->str: # one of FORMATS
-    "The moments of any number of videos as a text for another program"
-    if kind not in FORMATS: raise InputError(f"format '{kind}': one of {', '.join(FORMATS)}")
-    return FORMATS[kind](answers)
 
 # %% ../../nbs/6_inference/04_export.ipynb #1fb07746
 def cut_file(video:Path, start:float, end:float, out:Path)->None: # seconds
@@ -179,17 +165,17 @@ def cut_moments(
 # %% ../../nbs/6_inference/04_export.ipynb #3a38c9f9
 def exporter(args:Any)->Callable[[Sequence[Answer]], str]: # format, cut, video, features, json, lines
     "From answers to what `mrhd predict` prints by --format, or to the files that --cut writes"
-    plain, kinds = args.format == "text", ("text", *FORMATS)
-    if args.format not in kinds:
-        raise InputError(f"predict: --format {args.format}: not {', '.join(kinds)}")
+    write = FORMATS.get(args.format)
+    if not write and args.format != "text":
+        raise InputError(f"predict: --format {args.format}: not text, {', '.join(FORMATS)}")
     if args.cut and not args.video: raise InputError("predict: --cut needs --video")
-    if not plain and (args.json or args.lines):
+    if write and (args.json or args.lines):
         raise InputError("predict: give one of --format, --json and --lines")
-    name, facts = args.video or (args.features or ["example"])[0], {}
-    if args.video and (args.cut or not plain): facts = describe_video(args.video)
+    facts = describe_video(args.video) if args.video and (args.cut or write) else {}
+    name = args.video or (args.features or ["example"])[0]
     def export(answers:Sequence[Answer])->str:
         found = [Moments(name, a.windows, a.query, **{"duration": a.duration} | facts)
                  for a in answers]
         cuts = [str(path) for m in found if args.cut for path in cut_moments(m, args.cut)]
-        return "\n".join(cuts) if plain else format_moments(found, args.format).rstrip("\n")
+        return write(found).rstrip("\n") if write else "\n".join(cuts)
     return export
