@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rows', 'Moment', 'Part', 'MERGED', 'MOST', 'SHIPPED', 'GENERIC', 'read_rows', 'read_streams', 'word_rows',
-           'highlight_scale', 'Answer', 'cut_parts', 'seam_parts', 'merge_moments', 'join_curves', 'join_lines',
-           'video_streams', 'answer_samples', 'read_video', 'make_answer', 'Predictor']
+           'highlight_scale', 'Answer', 'cut_parts', 'seam_parts', 'join_curves', 'join_lines', 'video_streams',
+           'answer_samples', 'read_video', 'make_answer', 'Predictor']
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #07fb829d
 import torch
@@ -35,7 +35,6 @@ def read_rows(source:Rows, key:str, *, text:bool=False)->np.ndarray: # (n, D), r
     if not isinstance(source, (str, Path)): return np.asarray(source)
     return read_array(source, key if Path(source).suffix == ".npz" else "", text=text)
 
-# %% ../../nbs/6_inference/03_predictor.ipynb #986f56e2
 def read_streams(
     features:Rows|Sequence[Rows], # one for each stream, or one for each file of the streams
     data:DataConfig,
@@ -56,23 +55,18 @@ def read_streams(
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #723ced41
 def word_rows(
-    query:str,
-    data:DataConfig,
-    weights:str|Path="",  # of encoders, as in `find_encoder`, as the next
-    download:bool=False,
+    query:str, data:DataConfig, *encoders:Any, # weights and download, as for `find_encoder`
 )->np.ndarray: # (T, Dt), raw
     "The token features of a sentence"
     if not query.strip(): raise InputError("query: empty")
     if data.name == "synthetic": rows = token_rows(query)
     elif not data.text.files: rows = word_vectors(query, data.text.dim)
-    else: rows = find_encoder(data.text, data, weights, download).encode_text(query)
+    else: rows = find_encoder(data.text, data, *encoders).encode_text(query)
     if len(rows) <= (data.max_tokens or len(rows)): return rows
     raise InputError(f"query: {len(rows)} tokens; the model reads {data.max_tokens} at most")
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #95894205
-def highlight_scale(
-    saliency:Sequence[float], # (Lc,) of one video
-)->list[float]: # (Lc,) in [0, 1]
+def highlight_scale(saliency:Sequence[float])->list[float]: # (Lc,) of one video -> [0, 1]
     "Saliency relative to its video: the logistic function of the standardised score"
     values = np.asarray(saliency, float)
     deviation = values.std() or 1                                      # 0 where all clips are equal
@@ -107,10 +101,7 @@ class Answer:
 # %% ../../nbs/6_inference/03_predictor.ipynb #95907beb
 Part = tuple[int, int] # first clip, last clip + 1
 
-def cut_parts(
-    clips:int,       # L, of the video
-    length:int|None, # w, clips that a model reads at most; None: any number
-)->list[Part]:
+def cut_parts(clips:int, length:int|None)->list[Part]: # L; w, the most that a model reads, or None
     "Parts of a video that overlap by a quarter or more; a short video is one part"
     if length is None or clips <= length: return [(0, clips)]
     steps = -((length-clips)//max(1, length-(length+3)//4))            # rounded up
@@ -130,26 +121,9 @@ def seam_parts(
         found.append((middle, middle+end-first))
     return found
 
-# %% ../../nbs/6_inference/03_predictor.ipynb #5f87b8b3
-MERGED, MOST = .7, 1000 # overlap above which moments are one; how many of a video are kept
-
-def merge_moments(
-    found:Sequence[tuple[float, list]], # start of each part in seconds; its [start, end, score]
-    threshold:float=MERGED,
-)->list[list[float]]: # [start, end, score] in seconds of the video, best first
-    "The moments of the parts as moments of the video, each once"
-    moved = [[start+at, end+at, score] for at, moments in found for start, end, score in moments]
-    if not moved: return []
-    rows = torch.tensor(moved, dtype=torch.float64)
-    kept = suppress(rows[:,:2], rows[:,2], threshold, before=MOST, after=MOST)
-    return [[round(v, 4) for v in moved[i]] for i in kept.tolist()]
-
 # %% ../../nbs/6_inference/03_predictor.ipynb #6cf6f23b
-def join_curves(
-    parts:Sequence[Part],
-    curves:Sequence[Sequence[float]], # of each part, a value per clip
-)->np.ndarray: # (L,)
-    "One value for each clip of the video"
+def join_curves(parts:Sequence[Part], curves:Sequence[Sequence[float]])->np.ndarray: # (L,)
+    "The curves of the parts, a value per clip each, as one value for each clip of the video"
     total, weight = np.zeros((2, max(end for _, end in parts)))
     for (start, end), curve in zip(parts, curves, strict=True):
         place = np.arange(end-start)+.5
@@ -158,11 +132,13 @@ def join_curves(
         weight[start:end] += near
     return total/weight
 
+# %% ../../nbs/6_inference/03_predictor.ipynb #5f87b8b3
+MERGED, MOST = .7, 1000 # overlap above which moments are one; how many of a video are kept
+
 def join_lines(
     read:Sequence[tuple[Part, dict[str, Any]]], # parts, and the line of a submission of each
-    clip_length:float, # seconds
-    threshold:float=MERGED,
-)->dict[str, Any]:
+    clip_length:float, threshold:float=MERGED,  # seconds; overlap
+)->dict[str, Any]: # moments in seconds of the video, each once, best first
     "The lines of the parts of a video as the line of the video"
     parts, lines = zip(*read)
     curve = join_curves(parts, [line["pred_saliency_scores"] for line in lines])
@@ -170,8 +146,11 @@ def join_lines(
     if "pred_exist_score" in lines[0]:
         joined["pred_exist_score"] = max(line["pred_exist_score"] for line in lines)
     if "pred_relevant_windows" in lines[0]:
-        found = [(start*clip_length, line["pred_relevant_windows"]) for (start, _), line in read]
-        joined["pred_relevant_windows"] = merge_moments(found, threshold)
+        moved = [[s+at*clip_length, e+at*clip_length, score] for (at, _), line in read
+                 for s, e, score in line["pred_relevant_windows"]]
+        rows = torch.tensor(moved, dtype=torch.float64).reshape(-1, 3)
+        kept = suppress(rows[:,:2], rows[:,2], threshold, before=MOST, after=MOST)
+        joined["pred_relevant_windows"] = [[round(v, 4) for v in moved[i]] for i in kept.tolist()]
     return joined
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #df13d928
@@ -204,11 +183,9 @@ def answer_samples(predictor:Any, samples:Sequence[Sample], nms:float|None)->lis
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #e5930f17
 def read_video(
-    predictor:Any,
-    streams:Sequence[np.ndarray],     # (n, D) raw
-    queries:Sequence[torch.Tensor],   # (T, Dt), ready
-    duration:float,                   # seconds
-    nms:float|None=None,              # as in `postprocess`
+    predictor:Any, streams:Sequence[np.ndarray], # (n, D) raw
+    queries:Sequence[torch.Tensor],              # (T, Dt), ready
+    duration:float, nms:float|None=None,         # seconds; as in `postprocess`
 )->list[dict[str, Any]]: # for each query a line of a submission
     "What a model says about a video of any length"
     data, n, made = predictor.data, len(queries), {}
@@ -243,8 +220,7 @@ def make_answer(
     line:dict[str, Any], # of a submission
     query:str, duration:float, clip_length:float,
     *, card:dict[str, Any]|None=None, # of the model, if it is calibrated
-    threshold:float|None=None, # least score of a moment; None: the card's
-    moments:bool=True,         # or highlights alone
+    threshold:float|None=None, moments:bool=True, # as of `predict_many`; or highlights alone
 )->Answer:
     "A line as an answer, with probabilities where there is a calibration"
     saliency, line = line["pred_saliency_scores"], line if moments else {}
