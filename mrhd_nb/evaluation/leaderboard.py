@@ -52,8 +52,8 @@ def named_systems(
     for part in given.split(",") if isinstance(given, str) else given:
         if not part.strip(): continue
         pieces, at = part.strip().split("="), f"submission '{part.strip()}'"
-        cuts = [["=".join(side).strip() for side in (pieces[:i], pieces[i:])]
-                for i in range(len(pieces))]                               # a path may hold a "="
+        cuts = [("=".join(pieces[:i]).strip(), "=".join(pieces[i:]).strip())
+                for i in range(len(pieces))]                           # a path may hold a "="
         name, file = next((cut for cut in cuts if Path(cut[1]).is_file()), cuts[-1])
         if not (pieces[0] and file): raise InputError(f"{at}: expected NAME=FILE, or a file")
         name = name or Path(file).stem
@@ -166,7 +166,6 @@ def published_table(
     rows = {row: [text(v[n]) if n in v else "" for n in names] for row, v in published.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(names))
 
-# %% ../../nbs/4_evaluation/08_leaderboard.ipynb #eb90a95a
 def reproduced(
     rows:pd.DataFrame,                         # of `standings`
     published:Mapping[str, Mapping[str, Any]], # of `published_rows`
@@ -218,9 +217,8 @@ def best_cells(table:pd.DataFrame, blocks:Sequence=())->pd.DataFrame: # blocks: 
 
 # %% ../../nbs/4_evaluation/08_leaderboard.ipynb #45743056
 def add_daggers(
-    table:pd.DataFrame,      # of texts, a row per system
-    pairs:pd.DataFrame,      # of `pairings`
-    names:Mapping[str, str], # column -> metric
+    table:pd.DataFrame, pairs:pd.DataFrame, # of texts, a row per system; of `pairings`
+    names:Mapping[str, str],                # column -> metric
 )->tuple[pd.DataFrame, str]: # the table, and what the dagger means
     "Mark the systems that differ significantly from the best one of each column"
     table, best = table.copy(), best_cells(table[[*names]])

@@ -22,8 +22,7 @@ from .submissions import Lines, Source, labels, pad, pair, ratings, saliency
 
 # %% ../../nbs/4_evaluation/04_metrics.ipynb #04b075dd
 def ranking_ap(
-    scores:np.ndarray,   # (n, L), padded with -inf
-    positive:np.ndarray, # (n, K, L) bool, K ways to call a clip positive; False in the padding
+    scores:np.ndarray, positive:np.ndarray, # (n, L), padded with -inf; (n, K, L) bool: K labellings
 )->np.ndarray: # (n, K)
     "Average precision of a ranking, equal scores being one step"
     n, L = scores.shape
@@ -41,10 +40,8 @@ def ranking_ap(
 # %% ../../nbs/4_evaluation/04_metrics.ipynb #8502c64f
 LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4} # least rating of a positive clip
 
-def highlight_columns(
-    submission:Lines, annotations:Lines, # of `pair`
-)->dict[str, np.ndarray]: # column -> (n,) fractions
-    "Highlight-detection scores of each query (mAP: mean over the annotators)"
+def highlight_columns(submission:Lines, annotations:Lines)->dict[str, np.ndarray]: # of `pair`
+    "Highlight-detection scores of each query, fractions (mAP: mean over the annotators)"
     (given, number), (rated, length) = saliency(submission), ratings(annotations)
     n, L, A = rated.shape
     positive = np.stack([rated >= least for least in LEVELS.values()], 1) # (n, levels, L, A)
@@ -72,8 +69,7 @@ def qvhighlights_columns(submission:Lines, annotations:Lines)->dict[str, np.ndar
 
 # %% ../../nbs/4_evaluation/04_metrics.ipynb #57384a43
 def trapezoid_ap(
-    relevant:np.ndarray, # (..., k) bool, by rank
-    total:np.ndarray,    # (...) relevant clips that make recall 1
+    relevant:np.ndarray, total:np.ndarray, # (..., k) bool, by rank; (...) clips that make recall 1
 )->np.ndarray: # (...)
     "Area under precision over recall by the trapezoid rule; 0 where nothing is relevant"
     found, start = relevant.cumsum(-1), np.zeros((*relevant.shape[:-1], 1))
@@ -183,8 +179,7 @@ def nested(values:dict[str, Any])->dict[str, Any]:
     return out
 
 def evaluate(
-    submission:Source,
-    annotations:Source,
+    submission:Source, annotations:Source,
     dataset:str="qvhighlights", # one of SCORERS
     protocol:str="official",    # that of the data set, or one of PROTOCOLS
 )->dict[str, dict]: # "brief", then the blocks of the official report

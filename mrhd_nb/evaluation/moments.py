@@ -11,8 +11,7 @@ from .submissions import Lines, pad, windows
 
 # %% ../../nbs/4_evaluation/02_moments.ipynb #5bdbd36a
 def overlaps(
-    predicted:np.ndarray, # (n, P, 2+), start and end in seconds
-    true:np.ndarray,      # (n, G, 2)
+    predicted:np.ndarray, true:np.ndarray, # (n, P, 2+), (n, G, 2): start and end in seconds
 )->tuple[np.ndarray, np.ndarray]: # IoU by union, IoU by hull, both (n, P, G)
     "IoU of every predicted with every true window; 0 where both have no length"
     start, end = (predicted[:,:,None,i] for i in (0, 1))
@@ -39,8 +38,7 @@ def matches(
 
 # %% ../../nbs/4_evaluation/02_moments.ipynb #fa16a309
 def interpolated_ap(
-    hits:np.ndarray,      # (P, ...) bool, by rank
-    total:int|np.ndarray, # G, true windows; or (...)
+    hits:np.ndarray, total:int|np.ndarray, # (P, ...) bool, by rank; G, true windows: () or (...)
 )->np.ndarray: # (...)
     "Area under the interpolated precision-recall curve (VOC 2011)"
     found = hits.cumsum(0)

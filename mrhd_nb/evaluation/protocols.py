@@ -16,10 +16,8 @@ from .submissions import Lines, durations, numbers, pad, windows
 GRID = np.r_[0., np.arange(30, 100, 5)/100] # θ of the matches; 0 takes any pair
 
 def match_queries(
-    listed:np.ndarray, # (n, P, 2+) windows as listed, padded
-    given:np.ndarray,  # (n,) how many are no padding
-    true:np.ndarray,   # (M, 2)
-    counts:np.ndarray, # (n,) true windows of each query
+    listed:np.ndarray, given:np.ndarray, # (n, P, 2+) as listed, padded; (n,) how many are given
+    true:np.ndarray, counts:np.ndarray,  # (M, 2); (n,) true windows of each query
 )->np.ndarray: # (n, P, T) IoU of the window that each prediction takes at each θ, -1 for none
     "`matches` of many queries"
     P, G = listed.shape[1], counts.max(initial=1)
@@ -29,23 +27,17 @@ def match_queries(
     return matches(iou, GRID).swapaxes(0, 1)
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #cec9ca68
-def ratio(
-    part:np.ndarray,  # (n, ...)
-    whole:np.ndarray, # (n, ...)
-)->np.ndarray: # (n, ...)
+def ratio(part:np.ndarray, whole:np.ndarray)->np.ndarray: # (n, ...) each
     "A value per query, whose mean is a ratio of sums and whose spread is that of the ratio"
     with np.errstate(invalid="ignore", divide="ignore"):
         value = part.sum(0)/whole.sum(0)
         return value+(part-value*whole)/whole.mean(0)
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #b3024818
-def auroc(
-    score:np.ndarray,    # (n,)
-    positive:np.ndarray, # (n,) bool
-)->np.ndarray: # (n,), NaN if one of the two kinds is missing
+def auroc(score:np.ndarray, positive:np.ndarray)->np.ndarray: # (n,), (n,) bool -> (n,)
     "A value per query, whose mean is the area under the ROC curve; ties share one point"
     n, out, rank = len(score), np.full(len(score), np.nan), rankdata(score)
-    if positive.all() or not positive.any(): return out
+    if positive.all() or not positive.any(): return out                # NaN: nothing to compare
     for side in (positive, ~positive):
         below = (rank[side]-rankdata(score[side]))/(n-side.sum())      # share of the other side
         won = below if side is positive else 1-below

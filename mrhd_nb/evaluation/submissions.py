@@ -46,10 +46,7 @@ def parse_lines(path:str|Path)->dict[str, Any]: # "FILE:LINE" -> value
     return values
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #7d15c0b3
-def load_lines(
-    source:Source,
-    name:str, # what to call a source that is not a file
-)->Lines:
+def load_lines(source:Source, name:str)->Lines: # name: of a source that is not a file
     "Parse a JSON-lines file, or take parsed records; each line has a qid of its own"
     if isinstance(source, (str, Path)): name, parsed = str(source), parse_lines(source)
     else: parsed = {f"{name}[{i}]": as_json(v) if isinstance(v, Record) else v
@@ -67,8 +64,7 @@ def load_lines(
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #fbcf17ad
 def pair(
-    submission:Source,
-    annotations:Source,
+    submission:Source, annotations:Source,
     common:bool=False, # leave out queries that one of them lacks, instead of refusing them
 )->tuple[Lines, Lines]: # both in the order of the annotations
     "Read a submission and its annotations, which must hold the same queries"
@@ -106,9 +102,8 @@ def _fault(value:Any, width:int)->str|None:
     return None
 
 def flatten(
-    lines:Lines,
-    field:str,   # that holds a list of numbers, or of rows
-    width:int=0, # numbers per row; 0: the list holds numbers
+    lines:Lines, field:str, # that holds a list of numbers, or of rows
+    width:int=0,            # numbers per row; 0: the list holds numbers
 )->tuple[np.ndarray, np.ndarray]: # all values (M,) or (M, width), entries of each line (n,)
     "One array of a field's lists over all lines; a line that does not fit is refused"
     lists = [v.get(field) for v in lines.values]
@@ -146,10 +141,8 @@ def numbers(
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #52f79244
 def pad(
-    values:np.ndarray,       # (M, ...)
-    counts:np.ndarray,       # (n,)
-    fill:float|tuple[float, ...],
-    width:int|None=None,     # None: as many as the longest line has
+    values:np.ndarray, counts:np.ndarray, # (M, ...); (n,)
+    fill:float|tuple[float, ...], width:int|None=None, # None: as many as the longest line has
 )->np.ndarray: # (n, width, ...)
     "Flat values as one row per line, padded or cut to a width"
     longest = counts.max(initial=0)
@@ -205,14 +198,14 @@ def saliency(submission:Lines)->tuple[np.ndarray, np.ndarray]: # (M,), clips of 
 def doubts(given:Lines, truth:Lines, protocol:str="official")->list[str]: # of `pair`; lines to show
     "Why the scores of these lines may not mean what they seem to"
     said, n, ours = [], len(given.values), "pred_relevant_windows"
-    for field, fold in (("vid", str.strip), ("query", lambda q: " ".join(q.split()).casefold())):
-        both = zip(*([v.get(field) for v in lines.values] for lines in (given, truth)))
-        other = [(place, a, b) for place, (a, b) in zip(given.places, both)
-                 if None not in (a, b) and fold(str(a)) != fold(str(b))]
+    fold = lambda text: " ".join(str(text).split()).casefold()
+    for field in ("vid", "query"):
+        both = [(v.get(field), t.get(field)) for v, t in zip(given.values, truth.values)]
+        other = [i for i, (a, b) in enumerate(both) if None not in (a, b) and fold(a) != fold(b)]
         if not other or said: continue
-        place, a, b = other[0]
-        said.append(f"{place}: field '{field}': {a!r:.60}, but {b!r:.60} in the annotations; "
-                    f"so in {len(other)} of {n} lines: made for other annotations?")
+        a, b = both[other[0]]
+        said.append(f"{given.places[other[0]]}: field '{field}': {a!r:.60}, but {b!r:.60} in the "
+                    f"annotations; so in {len(other)} of {n} lines: made for other annotations?")
     for lines, fields in ((given, (ours, "pred_saliency_scores")),
                           (truth, ("relevant_windows", "saliency_scores"))):
         for field in fields:

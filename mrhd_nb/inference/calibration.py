@@ -53,19 +53,20 @@ Curve = dict[str, Any] # for JSON: kind, x, y, and what was measured on held-out
 
 def fit_curve(scores:Sequence[float], right:Sequence[bool], videos:Sequence[str])->Curve:
     "The better one of both curves, with its reliability; a video is in one fifth alone"
-    scores, right, kinds = np.array(scores, float), np.array(right, int), (fit_platt, fit_isotonic)
+    scores, right = np.array(scores, float), np.array(right, int)
+    kinds = {"platt": fit_platt, "isotonic": fit_isotonic}
     if len(set(videos)) < 5 or not 0 < right.mean() < 1:
         raise InputError("calibration: needs five videos, and answers that are right and wrong")
     held = np.empty((2, len(right)))
     for train, test in StratifiedGroupKFold(5).split(scores, right, videos):
-        for row, fit in zip(held, kinds): row[test] = fit(scores[train], right[train])(scores[test])
-    loss = [log_loss(right, row) for row in held]
-    best = int(np.argmin(loss))
-    rows, error = reliability(held[best], right)
+        for row, fit in zip(held, kinds.values()):
+            row[test] = fit(scores[train], right[train])(scores[test])
+    loss = {kind: log_loss(right, row) for kind, row in zip(kinds, held)}
+    best = min(loss, key=loss.__getitem__)
+    rows, error = reliability(held[[*kinds].index(best)], right)
     x = np.unique(np.quantile(scores, np.linspace(0, 1, 65)))
-    return {"kind": ("platt", "isotonic")[best], "x": x.tolist(),
-            "y": kinds[best](scores, right)(x).tolist(), "share": float(right.mean()),
-            "log_loss": dict(zip(("platt", "isotonic"), loss)), "reliability": rows, "error": error}
+    return {"kind": best, "x": x.tolist(), "y": kinds[best](scores, right)(x).tolist(),
+            "share": float(right.mean()), "log_loss": loss, "reliability": rows, "error": error}
 
 # %% ../../nbs/6_inference/02_calibration.ipynb #951fab22
 FALSE_ALARMS = .1 # share of wrong sentences that may get an answer
@@ -85,8 +86,7 @@ def calibrated_scores(card:dict[str, Any], line:dict[str, Any])->tuple[float, np
 # %% ../../nbs/6_inference/02_calibration.ipynb #780bbfe1
 def calibrate(
     model:torch.nn.Module, # a `MomentModel`
-    dataset:MomentDataset, # with labels
-    seed:int=0,            # of the wrong sentences
+    dataset:MomentDataset, seed:int=0, # with labels; of the wrong sentences
 )->dict[str, Any]: # calibration, threshold, false_alarms, hits; the last three only with moments
     "Curves for moments, clips and existence, and a threshold with a known rate of false alarms"
     records, lines = dataset.records, predict_dataset(model, dataset)

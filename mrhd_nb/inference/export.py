@@ -84,12 +84,10 @@ LABELS = """<View>
 def label_tasks(answers:Sequence[Moments])->str:
     "Label Studio's tasks, one for each query of a video"
     region = {"from_name": "moments", "to_name": "video", "type": "timelinelabels"}
-    def found(m:Moments)->list[dict]:
-        values = [{"ranges": [{"start": first+1, "end": last}], "timelinelabels": ["moment"]}
-                  for first, last in m.frames]
-        return [region | {"value": v, "score": w[2]} for v, w in zip(values, m.windows)]
+    value = lambda a, b: {"ranges": [{"start": a+1, "end": b}], "timelinelabels": ["moment"]}
     return json.dumps([{"data": {"video": m.video, "query": m.query}, "predictions": [
-        {"model_version": "mrhd_nb", "result": found(m)}]} for m in answers], indent=2)
+        {"model_version": "mrhd_nb", "result": [region | {"value": value(*f), "score": w[2]}
+         for f, w in zip(m.frames, m.windows)]}]} for m in answers], indent=2)
 
 # %% ../../nbs/6_inference/04_export.ipynb #fc1ef011
 def timecode_rate(rate:Fraction)->float: # frames a second
@@ -149,10 +147,7 @@ def cut_file(video:Path, start:float, end:float, out:Path)->None: # seconds
                 target.mux(packet)
 
 # %% ../../nbs/6_inference/04_export.ipynb #3cccac4a
-def cut_moments(
-    moments:Moments,
-    out:str|Path, # folder of the files
-)->list[Path]: # NAME_START-END.SUFFIX, in the order of the windows
+def cut_moments(moments:Moments, out:str|Path)->list[Path]: # NAME_START-END.SUFFIX in folder out
     "Write each moment as a file of its own, without encoding it again"
     video, made, fault = Path(moments.video), [], extra_package("av").FFmpegError
     for start, end, _ in moments.windows:
@@ -163,7 +158,7 @@ def cut_moments(
     return made
 
 # %% ../../nbs/6_inference/04_export.ipynb #3a38c9f9
-def exporter(args:Any)->Callable[[Sequence[Answer]], str]: # format, cut, video, features, json, lines
+def exporter(args:Any)->Callable[[Sequence[Answer]], str]: # args: of `mrhd predict`
     "From answers to what `mrhd predict` prints by --format, or to the files that --cut writes"
     write = FORMATS.get(args.format)
     if not write and args.format != "text":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rows', 'Moment', 'Part', 'MERGED', 'MOST', 'SHIPPED', 'GENERIC', 'read_rows', 'read_streams', 'word_rows',
            'highlight_scale', 'Answer', 'cut_parts', 'seam_parts', 'join_curves', 'join_lines', 'video_streams',
-           'answer_samples', 'read_video', 'make_answer', 'Predictor']
+           'read_video', 'make_answer', 'Predictor']
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #07fb829d
 import torch
@@ -19,11 +19,11 @@ from ..core.files import InputError
 from ..core.config import DataConfig
 from ..core.spans import nms as suppress
 from ..data.annotations import Record
-from ..data.features import assemble, assemble_tokens, read_array, word_vectors
+from ..data.features import MemoryFeatures, read_array, word_vectors
 from ..data.synthetic import token_rows
-from ..data.batches import Sample, collate
+from ..data.batches import MomentDataset
 from ..learning.checkpoints import load_model, weights_path
-from ..learning.answers import has_moments, postprocess
+from ..learning.answers import has_moments, predict_dataset
 from .encoders import encode_file, find_encoder
 from .calibration import calibrated_scores, read_card
 
@@ -36,8 +36,7 @@ def read_rows(source:Rows, key:str, *, text:bool=False)->np.ndarray: # (n, D), r
     return read_array(source, key if Path(source).suffix == ".npz" else "", text=text)
 
 def read_streams(
-    features:Rows|Sequence[Rows], # one for each stream, or one for each file of the streams
-    data:DataConfig,
+    features:Rows|Sequence[Rows], data:DataConfig, # one for each stream, or for each of its files
 )->list[np.ndarray]: # one (n, D) per stream, raw
     "Feature files or arrays as the streams of a data configuration"
     parts = list(features) if isinstance(features, (list, tuple)) else [features]
@@ -110,8 +109,7 @@ def cut_parts(clips:int, length:int|None)->list[Part]: # L; w, the most that a m
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #135f6e11
 def seam_parts(
-    parts:Sequence[Part],
-    best:Sequence[tuple[float, float]], # of each part, its best moment in clips of the video
+    parts:Sequence[Part], best:Sequence[tuple[float, float]], # of each the best moment, in clips
 )->list[Part]:
     "A part across each seam at which the best moment of a neighbour ends"
     found = []
@@ -170,37 +168,28 @@ def video_streams(predictor:Any, video:Rows|Sequence[Rows])->tuple[list[np.ndarr
     return predictor.seen[1]
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #9276aad3
-@torch.no_grad()
-def answer_samples(predictor:Any, samples:Sequence[Sample], nms:float|None)->list[dict[str, Any]]:
-    "A line of a submission for each sample"
-    data, quirks, lines = predictor.data, predictor.model.config.quirks, []
-    size = 1 if quirks.sees_padding else predictor.config.training.eval_batch_size
-    for i in range(0, len(samples), size):
-        batch = collate(samples[i:i+size])
-        p = predictor.model(batch.to(predictor.device), negatives=False, moments=has_moments(data))
-        lines += postprocess(p, batch, data=data, quirks=quirks, nms=nms)
-    return lines
-
-# %% ../../nbs/6_inference/03_predictor.ipynb #e5930f17
 def read_video(
     predictor:Any, streams:Sequence[np.ndarray], # (n, D) raw
-    queries:Sequence[torch.Tensor],              # (T, Dt), ready
+    queries:Sequence[np.ndarray],                # (T, Dt) raw
     duration:float, nms:float|None=None,         # seconds; as in `postprocess`
 )->list[dict[str, Any]]: # for each query a line of a submission
     "What a model says about a video of any length"
-    data, n, made = predictor.data, len(queries), {}
+    data, config, n = predictor.data, predictor.config, len(queries)
     step, clips = data.clip_length, min(map(len, streams))
+    size = 1 if config.model.quirks.sees_padding else config.training.eval_batch_size
 
-    def sample(part:Part, query:int)->Sample:
-        start, end = part
-        if part not in made: made[part] = assemble([rows[start:end] for rows in streams], data)
-        seconds = (end-start)*step
-        if end == clips and start*step < duration: seconds = duration-start*step
-        record = Record("", "", seconds, "", dataset=data.dataset)
-        return Sample(record, torch.from_numpy(made[part]), queries[query], None, step)
+    def ask(wanted:Sequence[tuple[Part, int]])->list[dict[str, Any]]: # part, query
+        records, rows = [], {}
+        for (start, end), query in wanted:
+            seconds, name = (end-start)*step, f"clips {start}-{end}"
+            if end == clips and start*step < duration: seconds = duration-start*step
+            records.append(Record(query, "", seconds, name, dataset=data.dataset))
+            rows[name] = [stream[start:end] for stream in streams]
+        source = MemoryFeatures(rows, dict(enumerate(queries)), data)
+        return predict_dataset(predictor.model, MomentDataset(records, source, data), size,
+                               device=predictor.device, nms=nms)
 
-    ask = lambda wanted: answer_samples(predictor, [sample(*one) for one in wanted], nms)
-    longest = predictor.config.data.max_clips or clips
+    longest = config.data.max_clips or clips
     parts = cut_parts(clips, (predictor.card or {}).get("window", longest) if clips > longest
                       else clips)
     wanted = [(part, q) for q in range(n) for part in parts]
@@ -243,12 +232,10 @@ def make_answer(
 class Predictor:
     "A saved model that answers sentences about one video"
     def __init__(
-        self,
-        checkpoint:str|Path, # run folder, checkpoint, or name of packaged weights
+        self, checkpoint:str|Path, # run folder, checkpoint, or name of packaged weights
         *, device:str|torch.device="cpu",
-        cache:str|Path="",   # folder in which the rows of encoded videos are kept
-        weights:str|Path="", # of encoders, as in `find_encoder`, as the next
-        download:bool=False,
+        cache:str|Path="", # folder in which the rows of encoded videos are kept
+        weights:str|Path="", download:bool=False, # of encoders, as for `load_hub`
     ):
         path = weights_path(checkpoint, "best", "last")
         self.model, self.config = load_model(path)
@@ -263,11 +250,9 @@ class Predictor:
         return cls(checkpoint or SHIPPED, **options)
 
     def predict(
-        self,
-        features:Rows|Sequence[Rows], # a video file, or rows per clip as in `read_streams`
+        self, features:Rows|Sequence[Rows], # a video file, or rows per clip as in `read_streams`
         query_features:Rows|None=None, # one row per token, or one pooled vector; None: of `query`
-        *, query:str|None=None, # the sentence, which is repeated in the answer
-        **options:Any,          # as of `predict_many`
+        *, query:str|None=None, **options:Any, # the sentence; as of `predict_many`
     )->Answer:
         "The answer to one sentence, or without one the highlights for `GENERIC`"
         given = None if query_features is None else [query_features]
@@ -275,8 +260,7 @@ class Predictor:
         return self.predict_many(features, given, queries=queries, **options)[0]
 
     def predict_many(
-        self,
-        features:Rows|Sequence[Rows],  # as in `predict`
+        self, features:Rows|Sequence[Rows], # as in `predict`
         query_features:Sequence[Rows]|None=None, # of each query, as in `predict`
         *, queries:Sequence[str]|None=None, # the words of each
         duration:float|None=None,  # seconds; None: of the file, or the end of the last clip
@@ -295,8 +279,7 @@ class Predictor:
         if duration is None: duration = length or max(1, min(map(len, streams)))*data.clip_length
         if not 0 < duration < np.inf:
             raise InputError(f"duration: {duration!r} is not a positive number of seconds")
-        rows = [read_rows(source, data.text.key, text=True) for source in query_features]
-        tokens = [torch.from_numpy(assemble_tokens(r, data, "query features")) for r in rows]
+        tokens = [read_rows(source, data.text.key, text=True) for source in query_features]
         return [make_answer(line, query, duration, data.clip_length, card=self.card,
                             threshold=threshold, moments=not generic)
                 for query, line in zip(queries, read_video(self, streams, tokens, duration, nms))]
