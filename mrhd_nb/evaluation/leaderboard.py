@@ -95,9 +95,8 @@ def standings(
 
 # %% ../../nbs/4_evaluation/08_leaderboard.ipynb #371a516c
 def record_systems(
-    systems:Mapping[str, Sequence[str|Path]],    # name -> files, one for each run
-    scored:Mapping[str, Sequence[pd.DataFrame]], # of `score_systems`
-    annotations:str|Path,
+    systems:Mapping[str, Sequence[str|Path]], # name -> files, one for each run
+    scored:Mapping[str, Sequence[pd.DataFrame]], annotations:str|Path, # of `score_systems`
 )->list[str]: # a line for each run; none if this is no test split
     "Record that a test split was scored"
     said = [record_scoring(annotations, run, {"brief": averages(t).round(5).to_dict()}, run=name)
@@ -167,9 +166,8 @@ def published_table(
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(names))
 
 def reproduced(
-    rows:pd.DataFrame,                         # of `standings`
-    published:Mapping[str, Mapping[str, Any]], # of `published_rows`
-    names:Mapping[str, str],                   # name in papers -> metric
+    rows:pd.DataFrame, published:Mapping[str, Mapping[str, Any]], # of `standings`; as above
+    names:Mapping[str, str],                                      # name in papers -> metric
 )->pd.DataFrame: # row, task, system, numbers, equal, apart, metric
     "Which system is nearest to each published row, its largest deviation, and on which metric"
     ours = rows.pivot(index="system", columns="metric", values="value")
@@ -236,8 +234,7 @@ STYLES = ("text", "markdown", "latex")
 
 def typeset(
     table:pd.DataFrame, style:str="text", # one of STYLES
-    *, best:Sequence[str]=(), # columns in which the largest number is bold
-    blocks:Sequence=(),       # of each row, as for `best_cells`
+    *, best:Sequence[str]=(), blocks:Sequence=(), # bold columns, and rows, as of `best_cells`
     notes:Sequence[str]=(),   # below the table: what its marks mean, its signature
     digits:int=2,             # of numbers that are no texts yet
 )->str:

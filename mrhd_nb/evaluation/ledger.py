@@ -83,10 +83,8 @@ def count_looks(annotations:str|Path, part:str="", declared:bool=False)->str:
     return str(looks or "not recorded")
 
 def record_scoring(
-    annotations:str|Path,
-    submission:Source, metrics:dict, # the answers, and what `evaluate` returned for them
-    *,
-    run:str="", part:str="", note:str="", # of the answers; of the split; kept with the line
+    annotations:str|Path, submission:Source, metrics:dict, # metrics: of `evaluate`
+    *, run:str="", part:str="", note:str="", # of the answers; of the split; kept with the line
     declared:bool=False, # a data configuration says that it is a test split
 )->str: # one line to show; empty if this is no test split
     "Record that a test split was scored"
@@ -133,9 +131,8 @@ def labels_digest(annotations:Source)->str:
 
 # %% ../../nbs/4_evaluation/05_ledger.ipynb #37edf77c
 def signature(
-    annotations:Source, # that were scored
-    rules:str,          # data set or protocol
-    *, name:str="",     # of the data, where the split is not a known one
+    annotations:Source, rules:str, # that were scored; data set or protocol
+    *, name:str="",                # of the data, where the split is not a known one
     epoch:str="unknown", seeds:Any="unknown", looks:str="unknown",
 )->str:
     "One line that says how a result came about"

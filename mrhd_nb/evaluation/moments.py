@@ -23,8 +23,7 @@ def overlaps(
 
 # %% ../../nbs/4_evaluation/02_moments.ipynb #b8d9ef18
 def matches(
-    iou:np.ndarray,        # (n, P, G), predictions in their order; -1: cannot be matched
-    thresholds:np.ndarray, # (T,)
+    iou:np.ndarray, thresholds:np.ndarray, # (n, P, G), by rank, -1: cannot be matched; (T,)
 )->np.ndarray: # (P, n, T) IoU of the window that each prediction takes, -1 where it takes none
     "Greedy matching of predictions to true windows, separately for each threshold"
     (n, P, G), T = iou.shape, len(thresholds)
@@ -55,8 +54,7 @@ TOP = 10                               # predictions that are scored
 
 def score_moments(
     listed:np.ndarray, # (n, P, 3) start, end, score as listed; padded with (0, 0, -inf)
-    true:np.ndarray,   # (M, 2)
-    counts:np.ndarray, # (n,) true windows of each query
+    true:np.ndarray, counts:np.ndarray, # (M, 2); (n,) true windows of each query
 )->list[np.ndarray]: # (n, 2), (n, T); NaN for queries without a true window
     "Best IoU of the first and of the first five windows, and average precision, of each query"
     truth = pad(true, counts, 0., counts.max(initial=1))               # padding overlaps nothing

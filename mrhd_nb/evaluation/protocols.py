@@ -80,10 +80,7 @@ def rejections(score:np.ndarray, empty:np.ndarray)->Columns: # (n,), (n,)
     return columns
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #c64c56de
-def pair_columns(
-    taken:np.ndarray,  # (n, P, T), of `match_queries`
-    counts:np.ndarray, # (n,) true windows
-)->Columns:
+def pair_columns(taken:np.ndarray, counts:np.ndarray)->Columns: # of `match_queries`, (n,)
     "mR@k, mR+@k, mIoU@k and mIoU+@k: of all true windows, and of all but the best matched one"
     columns:Columns = {}
     for k in FIRST:
@@ -100,9 +97,8 @@ def pair_columns(
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #1a0052e2
 def gated_iou(
-    listed:np.ndarray, given:np.ndarray, # (n, P, 2+), (n,) as for `match_queries`
-    accepted:np.ndarray,                 # (n,) bool
-    true:np.ndarray, counts:np.ndarray,  # (M, 2), (n,)
+    listed:np.ndarray, given:np.ndarray, accepted:np.ndarray, # accepted: (n,) bool
+    true:np.ndarray, counts:np.ndarray,                       # as for `match_queries`
 )->Columns:
     "G-mIoU@k: what accepted queries find, and what is right about rejected ones"
     keep = (np.arange(listed.shape[1]) < given[:,None]) & (listed[...,1] > listed[...,0])
