@@ -131,7 +131,7 @@ FORMATS:dict[str, Callable[[Sequence[Moments]], str]] = {
 # %% ../../nbs/6_inference/04_export.ipynb #1fb07746
 def cut_file(video:Path, start:float, end:float, out:Path)->None: # seconds
     "Copy a part of a video, from the key frame before it on"
-    av = extra_package("av")
+    av, end = extra_package("av"), max(end, start+1e-6)                # one frame at least
     with av.open(str(video)) as source, write_atomic(out) as temporary:
         names = [n for n in source.format.name.split(",") if n in av.formats_available]
         kind = video.suffix[1:].lower()

@@ -120,6 +120,11 @@ def test_a_real_video_is_cut_without_encoding(shared, tmp_path):
         assert all(np.array_equal(a, b) for a, b in zip(found[:inside-5], pictures[first:])) and len(found) >= inside-1
 
 
+def test_an_empty_moment_has_a_frame(shared, tmp_path):
+    path, = cut_moments(Moments(str(shared/"features"/"charades_video"/"Y1HGC.mp4"), [(0., 0., .9)]), tmp_path)
+    assert len(frames(path)[0]) >= 1
+
+
 @pytest.mark.parametrize("name", ["text.mp4", "none.mp4", "cut.mp4"])
 def test_what_is_no_video_is_refused(name, shared, tmp_path):
     (tmp_path/"text.mp4").write_text("no video")
