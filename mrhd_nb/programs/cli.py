@@ -261,11 +261,12 @@ def describe_answer(
 # %% ../../nbs/8_programs/07_cli.ipynb #213fc0ca
 def predict_command(args:Namespace)->None:
     "Find the moments and highlights of one video, for any number of sentences"
+    from mrhd_nb.inference.export import exporter
     from mrhd_nb.inference.predictor import Predictor
     if bool(args.video)+bool(args.features)+(args.example is not None) != 1:
         raise InputError("predict: give one of --video V, --features F and --example N")
     options = {name: getattr(args, name) for name in ("cache", "weights", "download", "device")}
-    predictor = Predictor.load(args.checkpoint, **options)
+    export, predictor = exporter(args), Predictor.load(args.checkpoint, **options)
     video, tokens, true = args.video or args.features, args.query_features or None, {}
     queries = args.query or None
     if args.example is not None:
@@ -276,6 +277,9 @@ def predict_command(args:Namespace)->None:
         if not queries:
             queries, tokens, true = [record.query], [own], {"true_windows": record.windows}
     found = predictor.predict_many(video, tokens, queries=queries, threshold=args.threshold)
+    made = export(found) if args.cut or args.format != "text" else ""
+    if args.format != "text": return print(made)
+    if made: print(made, file=sys.stderr)
     name = args.video or (args.features or [f"example{args.example}"])[0]
     if args.example is not None and not args.lines:
         true |= {"example": f"{args.example} of the embedded benchmark, which is synthetic"}
@@ -459,6 +463,8 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--cache", "DIR", "", "keep the features of encoded videos here"),
         ("--weights", "DIR", "", "folder of the encoders' weights: DIR/clip, DIR/minilm"),
         ("--download", "", False, "fetch the encoders' weights where they are not in the cache"),
+        ("--format", "F", "text", "text, json, csv, vtt, edl, otio, xml or labelstudio"),
+        ("--cut", "DIR", "", "copy each moment of the video into a file here"),
         DEVICE, ("--json", "", False, "print a line of JSON per sentence"),
         ("--lines", "", False, "print the lines of a submission")]),
     "calibrate": (calibrate_command, "write a model's card, with curves to probabilities", [

@@ -157,6 +157,24 @@ def test_a_variable_rate_and_one_frame_are_answered(video, rows, inputs, capsys)
     assert status == 0 and len(json.loads(out)["saliency"]) == rows
 
 
+@pytest.mark.parametrize("kind, begins", [("json", "[\n"), ("csv", "video,query,start"), ("vtt", "WEBVTT"), ("edl", "TITLE"), ("otio", '{\n    "OTIO_SCHEMA')])
+def test_the_command_prints_for_other_programs_and_cuts(kind, begins, inputs, capsys, tmp_path):
+    "What each format holds is tested in test_export"
+    if kind in ("edl", "otio"): pytest.importorskip("opentimelineio")
+    status, lines, out = ask(inputs, capsys, "--checkpoint", "run", "--video", "good.mp4", "--query", "a girl", "--format", kind, "--cut", str(tmp_path))
+    assert status == 0 and out.startswith(begins), (lines, out)
+    cuts = sorted(tmp_path.iterdir())
+    assert cuts and all(c.name.startswith("good_") and c.suffix == ".mp4" for c in cuts)
+    if kind == "csv": assert len({tuple(line.split(",")[2:4]) for line in out.splitlines()[1:]}) == len(cuts)
+
+
+@pytest.mark.parametrize("words, said", [(("--video", "good.mp4", "--format", "docx"), "not text, json"), (("--features", "narrow.npy", "--cut", "cuts"), "--cut needs --video"),
+                                         (("--video", "good.mp4", "--format", "csv", "--json"), "give one of"), (("--video", "half.mp4", "--format", "edl"), "half.mp4")])
+def test_formats_that_cannot_be_are_one_line(words, said, inputs, capsys):
+    status, lines, out = ask(inputs, capsys, "--checkpoint", "run", "--query", "a girl", *words)
+    assert (status, out) == (2, "") and len(lines) == 1 and said in lines[0], lines
+
+
 def test_a_model_of_other_streams_is_one_line(tmp_path):
     path = write_video(tmp_path/"v.mp4", np.arange(0, 4, .1))
     for stream, said in ((StreamConfig("slowfast", (), 2304), "no encoder makes 'slowfast'"), (StreamConfig("clip", (), 768), "no encoder makes 'clip' (768"), (StreamConfig("clip", (), 512), "clip-vit-base-patch32 is not in the cache")):
