@@ -16,38 +16,28 @@ from .submissions import Lines, durations, numbers, pad, windows
 GRID = np.r_[0., np.arange(30, 100, 5)/100] # θ of the matches; 0 takes any pair
 
 def match_queries(
-    listed:np.ndarray, # (n, P, 2+) windows as listed, padded
-    given:np.ndarray,  # (n,) how many are no padding
-    true:np.ndarray,   # (M, 2)
-    counts:np.ndarray, # (n,) true windows of each query
+    listed:np.ndarray, given:np.ndarray, # (n, P, 2+) as listed, padded; (n,) how many are given
+    true:np.ndarray, counts:np.ndarray,  # (M, 2); (n,) true windows of each query
 )->np.ndarray: # (n, P, T) IoU of the window that each prediction takes at each θ, -1 for none
     "`matches` of many queries"
-    owner, taken = np.repeat(np.arange(len(counts)), counts), np.full((*listed.shape[:2], 15), -1.)
-    for count in np.unique(counts[counts > 0]):
-        group = counts == count
-        iou = overlaps(listed[group], true[counts[owner] == count].reshape(-1, count, 2))[0]
-        iou[np.arange(listed.shape[1]) >= given[group,None]] = -1      # padding is never matched
-        taken[group] = matches(iou, GRID).swapaxes(0, 1)
-    return taken
+    P, G = listed.shape[1], counts.max(initial=1)
+    iou = overlaps(listed, pad(true, counts, 0., G))[0]
+    iou[np.arange(P) >= given[:,None]] = -1                            # padding is never matched
+    iou.swapaxes(1, 2)[np.arange(G) >= counts[:,None]] = -1
+    return matches(iou, GRID).swapaxes(0, 1)
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #cec9ca68
-def ratio(
-    part:np.ndarray,  # (n, ...)
-    whole:np.ndarray, # (n, ...)
-)->np.ndarray: # (n, ...)
+def ratio(part:np.ndarray, whole:np.ndarray)->np.ndarray: # (n, ...) each
     "A value per query, whose mean is a ratio of sums and whose spread is that of the ratio"
     with np.errstate(invalid="ignore", divide="ignore"):
         value = part.sum(0)/whole.sum(0)
         return value+(part-value*whole)/whole.mean(0)
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #b3024818
-def auroc(
-    score:np.ndarray,    # (n,)
-    positive:np.ndarray, # (n,) bool
-)->np.ndarray: # (n,), NaN if one of the two kinds is missing
+def auroc(score:np.ndarray, positive:np.ndarray)->np.ndarray: # (n,), (n,) bool -> (n,)
     "A value per query, whose mean is the area under the ROC curve; ties share one point"
     n, out, rank = len(score), np.full(len(score), np.nan), rankdata(score)
-    if positive.all() or not positive.any(): return out
+    if positive.all() or not positive.any(): return out                # NaN: nothing to compare
     for side in (positive, ~positive):
         below = (rank[side]-rankdata(score[side]))/(n-side.sum())      # share of the other side
         won = below if side is positive else 1-below
@@ -63,7 +53,6 @@ def true_windows(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (M, 2), of
     rows = np.unique(np.c_[owner, inside][inside[:,0] < inside[:,1]], axis=0)
     return rows[:,1:], np.bincount(rows[:,0].astype(int), minlength=len(counts))
 
-# %% ../../nbs/4_evaluation/03_protocols.ipynb #76026880
 def existence(submission:Lines)->np.ndarray: # (n,)
     "How likely each query has a moment, as its line says or as its windows do"
     values, counts = windows(submission, "pred_relevant_windows", 3)
@@ -91,10 +80,7 @@ def rejections(score:np.ndarray, empty:np.ndarray)->Columns: # (n,), (n,)
     return columns
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #c64c56de
-def pair_columns(
-    taken:np.ndarray,  # (n, P, T), of `match_queries`
-    counts:np.ndarray, # (n,) true windows
-)->Columns:
+def pair_columns(taken:np.ndarray, counts:np.ndarray)->Columns: # of `match_queries`, (n,)
     "mR@k, mR+@k, mIoU@k and mIoU+@k: of all true windows, and of all but the best matched one"
     columns:Columns = {}
     for k in FIRST:
@@ -111,9 +97,8 @@ def pair_columns(
 
 # %% ../../nbs/4_evaluation/03_protocols.ipynb #1a0052e2
 def gated_iou(
-    listed:np.ndarray, given:np.ndarray, # (n, P, 2+), (n,) as for `match_queries`
-    accepted:np.ndarray,                 # (n,) bool
-    true:np.ndarray, counts:np.ndarray,  # (M, 2), (n,)
+    listed:np.ndarray, given:np.ndarray, accepted:np.ndarray, # accepted: (n,) bool
+    true:np.ndarray, counts:np.ndarray,                       # as for `match_queries`
 )->Columns:
     "G-mIoU@k: what accepted queries find, and what is right about rejected ones"
     keep = (np.arange(listed.shape[1]) < given[:,None]) & (listed[...,1] > listed[...,0])
@@ -138,7 +123,7 @@ def gmr_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str, i
     values, given = windows(submission, "pred_relevant_windows", 3)
     listed, (true, counts) = pad(values, given, (0., 0., -np.inf), TOP), true_windows(annotations)
     score = existence(submission)
-    ap = score_moments(listed, true, np.repeat(np.arange(len(counts)), counts))[1]
+    ap = score_moments(listed, true, counts)[1]
     columns = rejections(score, counts == 0) | {"mAP_detail/mAP": ap.mean(1)}
     columns |= gated_iou(listed, given, score > ACCEPT[0], true, counts)
     columns |= over_thresholds("mAP_detail/AP@IoU", THRESHOLDS, ap)
@@ -160,7 +145,7 @@ def multi_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str,
     values, given = windows(submission, "pred_relevant_windows", 3)
     listed = pad(values, given, (0., 0., -np.inf), TOP)
     true, counts = windows(annotations, "relevant_windows", 2)
-    ap = score_moments(listed, true, np.repeat(np.arange(len(counts)), counts))[1].mean(1)
+    ap = score_moments(listed, true, counts)[1].mean(1)
     share, by_group = 1/np.bincount(counts)[counts], np.full(len(ap), np.nan)
     several = counts >= 3
     if several.any(): by_group[several] = ratio((ap*share)[several], share[several])
@@ -179,5 +164,4 @@ def multi_columns(submission:Lines, annotations:Lines)->tuple[Columns, dict[str,
     seen |= {f"counted/{name}": int(np.isfinite(column).sum()) for name, column in groups.items()}
     return {f"brief/{name}": short[name] for name in MULTI} | columns, seen
 
-# %% ../../nbs/4_evaluation/03_protocols.ipynb #6884fe21
 PROTOCOLS = {"gmr": gmr_columns, "multi": multi_columns} # name -> its columns and counts

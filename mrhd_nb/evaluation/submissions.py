@@ -46,10 +46,7 @@ def parse_lines(path:str|Path)->dict[str, Any]: # "FILE:LINE" -> value
     return values
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #7d15c0b3
-def load_lines(
-    source:Source,
-    name:str, # what to call a source that is not a file
-)->Lines:
+def load_lines(source:Source, name:str)->Lines: # name: of a source that is not a file
     "Parse a JSON-lines file, or take parsed records; each line has a qid of its own"
     if isinstance(source, (str, Path)): name, parsed = str(source), parse_lines(source)
     else: parsed = {f"{name}[{i}]": as_json(v) if isinstance(v, Record) else v
@@ -67,8 +64,7 @@ def load_lines(
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #fbcf17ad
 def pair(
-    submission:Source,
-    annotations:Source,
+    submission:Source, annotations:Source,
     common:bool=False, # leave out queries that one of them lacks, instead of refusing them
 )->tuple[Lines, Lines]: # both in the order of the annotations
     "Read a submission and its annotations, which must hold the same queries"
@@ -106,9 +102,8 @@ def _fault(value:Any, width:int)->str|None:
     return None
 
 def flatten(
-    lines:Lines,
-    field:str,   # that holds a list of numbers, or of rows
-    width:int=0, # numbers per row; 0: the list holds numbers
+    lines:Lines, field:str, # that holds a list of numbers, or of rows
+    width:int=0,            # numbers per row; 0: the list holds numbers
 )->tuple[np.ndarray, np.ndarray]: # all values (M,) or (M, width), entries of each line (n,)
     "One array of a field's lists over all lines; a line that does not fit is refused"
     lists = [v.get(field) for v in lines.values]
@@ -134,7 +129,7 @@ def windows(lines:Lines, field:str, width:int)->tuple[np.ndarray, np.ndarray]: #
     lines.refuse(owner[values[:,0] > values[:,1]], field, "a window ends before it starts")
     return values, counts
 
-# %% ../../nbs/4_evaluation/01_submissions.ipynb #993879a9
+# %% ../../nbs/4_evaluation/01_submissions.ipynb #1af7b2b1
 def numbers(
     lines:Lines, field:str, least:float, most:float, what:str, # what a value is not, for the error
     optional:bool=False, # a line may be without
@@ -147,10 +142,8 @@ def numbers(
 
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #52f79244
 def pad(
-    values:np.ndarray,       # (M, ...)
-    counts:np.ndarray,       # (n,)
-    fill:float|tuple[float, ...],
-    width:int|None=None,     # None: as many as the longest line has
+    values:np.ndarray, counts:np.ndarray, # (M, ...); (n,)
+    fill:float|tuple[float, ...], width:int|None=None, # None: as many as the longest line has
 )->np.ndarray: # (n, width, ...)
     "Flat values as one row per line, padded or cut to a width"
     longest = counts.max(initial=0)
@@ -165,15 +158,15 @@ def durations(annotations:Lines)->np.ndarray: # (n,)
     "The length of each query's video in seconds"
     return numbers(annotations, "duration", 1e-6, 1e6, "not a positive number of seconds")
 
-def _columns(value:Any)->int:
-    "The numbers in the first row of a list of rows; 1 where there is none"
-    return len(value[0]) if isinstance(value, list) and value and isinstance(value[0], list) else 1
+def _columns(lines:Lines, field:str)->int:
+    "The numbers in the first row of a field that holds lists of rows; 1 where there is none"
+    said = next((rows for v in lines.values if (rows := v.get(field))), [])
+    return len(said[0]) if isinstance(said, list) and said and isinstance(said[0], list) else 1
 
 def ratings(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (n, L, A), clips of each query (n,)
     "The annotators' ratings of every clip"
     clips, counts = flatten(annotations, "relevant_clip_ids")
-    said = next((s for v in annotations.values if (s := v.get("saliency_scores"))), [])
-    rated, rows = flatten(annotations, "saliency_scores", _columns(said))
+    rated, rows = flatten(annotations, "saliency_scores", _columns(annotations, "saliency_scores"))
     refuse, owner = annotations.refuse, np.repeat(np.arange(len(counts)), counts)
     refuse(np.flatnonzero(rows != counts), "saliency_scores", "not one row for each relevant clip")
     seconds = durations(annotations)
@@ -192,14 +185,10 @@ def ratings(annotations:Lines)->tuple[np.ndarray, np.ndarray]: # (n, L, A), clip
 # %% ../../nbs/4_evaluation/01_submissions.ipynb #3a80c922
 def labels(annotations:Lines)->list[np.ndarray]: # (L, A) of each video
     "The annotators' labels of every clip"
-    found = []
-    for value, place in zip(annotations.values, annotations.places):
-        alone = Lines([value], [place], annotations.name)
-        found.append(flatten(alone, "label", _columns(value.get("label")))[0])
-        if not found[-1].size: alone.refuse([0], "label", "is empty")
-    return found
+    values, counts = flatten(annotations, "label", _columns(annotations, "label"))
+    annotations.refuse(np.flatnonzero(counts == 0), "label", "is empty")
+    return np.split(values, counts.cumsum()[:-1])
 
-# %% ../../nbs/4_evaluation/01_submissions.ipynb #b40e8b18
 def saliency(submission:Lines)->tuple[np.ndarray, np.ndarray]: # (M,), clips of each query (n,)
     "The predicted scores of all clips, of which there must be at least one"
     scores, counts = flatten(submission, "pred_saliency_scores")
@@ -210,14 +199,14 @@ def saliency(submission:Lines)->tuple[np.ndarray, np.ndarray]: # (M,), clips of 
 def doubts(given:Lines, truth:Lines, protocol:str="official")->list[str]: # of `pair`; lines to show
     "Why the scores of these lines may not mean what they seem to"
     said, n, ours = [], len(given.values), "pred_relevant_windows"
-    for field, fold in (("vid", str.strip), ("query", lambda q: " ".join(q.split()).casefold())):
-        both = zip(*([v.get(field) for v in lines.values] for lines in (given, truth)))
-        other = [(place, a, b) for place, (a, b) in zip(given.places, both)
-                 if None not in (a, b) and fold(str(a)) != fold(str(b))]
+    fold = lambda text: " ".join(str(text).split()).casefold()
+    for field in ("vid", "query"):
+        both = [(v.get(field), t.get(field)) for v, t in zip(given.values, truth.values)]
+        other = [i for i, (a, b) in enumerate(both) if None not in (a, b) and fold(a) != fold(b)]
         if not other or said: continue
-        place, a, b = other[0]
-        said.append(f"{place}: field '{field}': {a!r:.60}, but {b!r:.60} in the annotations; "
-                    f"so in {len(other)} of {n} lines: made for other annotations?")
+        a, b = both[other[0]]
+        said.append(f"{given.places[other[0]]}: field '{field}': {a!r:.60}, but {b!r:.60} in the "
+                    f"annotations; so in {len(other)} of {n} lines: made for other annotations?")
     for lines, fields in ((given, (ours, "pred_saliency_scores")),
                           (truth, ("relevant_windows", "saliency_scores"))):
         for field in fields:

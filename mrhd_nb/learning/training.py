@@ -28,8 +28,7 @@ from ..data.batches import (
     Batch, MomentDataset, describe_coverage, iterate, label_kind, open_split)
 from ..model.model import MomentModel
 from ..evaluation.metrics import evaluate
-from ..evaluation.ledger import record_run
-from ..evaluation.signatures import run_signature
+from ..evaluation.ledger import record_run, run_signature
 from .parallel import (
     Share, World, check_device, compile_model, join, launch, make_resident, send_ahead, sum_step)
 from .losses import compute_losses, extra_losses, make_weighting

@@ -93,7 +93,7 @@ def train_command(args:Namespace)->None:
 def sign_files(args:Namespace, submission:str)->str: # args: annotations, dataset, protocol
     "The signature of a scored file; what is doubtful about it is said on stderr"
     from mrhd_nb.evaluation.ledger import count_looks
-    from mrhd_nb.evaluation.signatures import file_origin, signature
+    from mrhd_nb.evaluation.ledger import file_origin, signature
     from mrhd_nb.evaluation.submissions import doubts, pair
     official, path = args.protocol == "official", args.annotations
     given, truth = pair(submission, path, common=args.protocol == "gmr")
@@ -106,8 +106,8 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
     "One result as a table of one row, with intervals if they are there"
     import pandas as pd
     from mrhd_nb.evaluation.leaderboard import chosen_columns, show
-    from mrhd_nb.evaluation.signatures import read_signature
-    from mrhd_nb.evaluation.tables import typeset
+    from mrhd_nb.evaluation.ledger import read_signature
+    from mrhd_nb.evaluation.leaderboard import typeset
     values = metrics["brief"] | metrics.get("extra", {})
     rules = read_signature(metrics["signature"], name)["rules"]
     names = chosen_columns(rules, args.columns, list(values))
@@ -122,7 +122,7 @@ def result_table(args:Namespace, metrics:dict, name:str)->str:
 def evaluate_command(args:Namespace)->None:
     "Score a submission, or a run"
     from mrhd_nb.evaluation.metrics import evaluate, per_query
-    from mrhd_nb.evaluation.tables import STYLES
+    from mrhd_nb.evaluation.leaderboard import STYLES
     if args.format not in ("json", *STYLES):
         raise InputError(f"evaluate: --format {args.format}: not json, {', '.join(STYLES)}")
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
@@ -162,8 +162,8 @@ def evaluate_command(args:Namespace)->None:
 def compare_command(args:Namespace)->None:
     "Put two results side by side, if their signatures say that they can be compared"
     import pandas as pd
-    from mrhd_nb.evaluation.signatures import join_signatures, read_signature, unlike
-    from mrhd_nb.evaluation.tables import typeset
+    from mrhd_nb.evaluation.ledger import join_signatures, read_signature, unlike
+    from mrhd_nb.evaluation.leaderboard import typeset
     fields, lines, briefs = [], [], []
     for path in (args.first, args.second):
         found = read_json(path)
@@ -188,8 +188,8 @@ def leaderboard_command(args:Namespace)->None:
     import pandas as pd
     from mrhd_nb.evaluation import leaderboard as board
     from mrhd_nb.evaluation.metrics import score_columns
-    from mrhd_nb.evaluation.signatures import join_signatures
-    from mrhd_nb.evaluation.tables import STYLES, add_daggers, typeset
+    from mrhd_nb.evaluation.ledger import join_signatures
+    from mrhd_nb.evaluation.leaderboard import STYLES, add_daggers, typeset
     if args.format not in STYLES:
         raise InputError(f"leaderboard: --format {args.format}: not {', '.join(STYLES)}")
     if args.ledger: os.environ["MRHD_LEDGER"] = args.ledger
@@ -261,11 +261,12 @@ def describe_answer(
 # %% ../../nbs/8_programs/07_cli.ipynb #213fc0ca
 def predict_command(args:Namespace)->None:
     "Find the moments and highlights of one video, for any number of sentences"
+    from mrhd_nb.inference.export import exporter
     from mrhd_nb.inference.predictor import Predictor
     if bool(args.video)+bool(args.features)+(args.example is not None) != 1:
         raise InputError("predict: give one of --video V, --features F and --example N")
     options = {name: getattr(args, name) for name in ("cache", "weights", "download", "device")}
-    predictor = Predictor.load(args.checkpoint, **options)
+    export, predictor = exporter(args), Predictor.load(args.checkpoint, **options)
     video, tokens, true = args.video or args.features, args.query_features or None, {}
     queries = args.query or None
     if args.example is not None:
@@ -276,6 +277,9 @@ def predict_command(args:Namespace)->None:
         if not queries:
             queries, tokens, true = [record.query], [own], {"true_windows": record.windows}
     found = predictor.predict_many(video, tokens, queries=queries, threshold=args.threshold)
+    made = export(found) if args.cut or args.format != "text" else ""
+    if args.format != "text": return print(made)
+    if made: print(made, file=sys.stderr)
     name = args.video or (args.features or [f"example{args.example}"])[0]
     if args.example is not None and not args.lines:
         true |= {"example": f"{args.example} of the embedded benchmark, which is synthetic"}
@@ -459,6 +463,8 @@ COMMANDS:dict[str, tuple] = { # name -> function, purpose, options
         ("--cache", "DIR", "", "keep the features of encoded videos here"),
         ("--weights", "DIR", "", "folder of the encoders' weights: DIR/clip, DIR/minilm"),
         ("--download", "", False, "fetch the encoders' weights where they are not in the cache"),
+        ("--format", "F", "text", "text, json, csv, vtt, edl, otio, xml or labelstudio"),
+        ("--cut", "DIR", "", "copy each moment of the video into a file here"),
         DEVICE, ("--json", "", False, "print a line of JSON per sentence"),
         ("--lines", "", False, "print the lines of a submission")]),
     "calibrate": (calibrate_command, "write a model's card, with curves to probabilities", [

@@ -19,8 +19,7 @@ from ..core.config import RunConfig, override, parse_overrides, read_config, to_
 from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import run_config
 from ..data.annotations import as_json
-from ..evaluation.ledger import record_run
-from ..evaluation.signatures import run_signature
+from ..evaluation.ledger import record_run, run_signature
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #10180297
 def notebook_folder(package:Path|None=None)->Path: # package: its folder; None finds it

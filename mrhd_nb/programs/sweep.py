@@ -22,8 +22,8 @@ from ..data.annotations import as_json
 from ..data.batches import read_split, reported_records, split_records
 from ..evaluation.baselines import baseline_table, random_domains, selection_null
 from ..evaluation.metrics import per_query
-from ..evaluation.signatures import join_signatures
-from ..evaluation.tables import STYLES, typeset
+from ..evaluation.ledger import join_signatures
+from ..evaluation.leaderboard import STYLES, typeset
 from ..evaluation.statistics import intervals, summed
 from ..learning.runs import read_history
 from .demo import HEADLINE

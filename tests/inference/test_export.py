@@ -7,7 +7,7 @@ import numpy as np
 import opentimelineio as otio
 import pycmx, pytest, webvtt
 from mrhd_nb.core.testing import refusal
-from mrhd_nb.inference.export import FORMATS, LABELS, Moments, cut_moments, describe_video, format_moments, timecode_rate
+from mrhd_nb.inference.export import FORMATS, LABELS, Moments, cut_moments, describe_video, timecode_rate
 
 av, pymediainfo = pytest.importorskip("av"), pytest.importorskip("pymediainfo")
 NTSC = Fraction(30000, 1001)
@@ -19,22 +19,22 @@ ODD = Moments("odd.mp4", [(1., 2., .6)], "", Fraction(15000, 1001), 10.)
 
 def test_tables():
     expected = [(m.video, m.query, *w) for m in (DOG, CAT) for w in m.windows]
-    rows = list(csv.DictReader(io.StringIO(format_moments([DOG, CAT], "csv"))))
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([DOG, CAT]))))
     assert [(r["video"], r["query"], *(float(r[k]) for k in ("start", "end", "score"))) for r in rows] == expected
-    assert [tuple(r.values()) for r in json.loads(format_moments([DOG, CAT], "json"))] == expected
-    assert json.loads(format_moments([], "json")) == []
+    assert [tuple(r.values()) for r in json.loads(FORMATS["json"]([DOG, CAT]))] == expected
+    assert json.loads(FORMATS["json"]([])) == []
 
 
 def test_subtitles_are_read_by_webvtt():
-    cues = list(webvtt.from_string(format_moments([DOG], "vtt")))
+    cues = list(webvtt.from_string(FORMATS["vtt"]([DOG])))
     assert [c.start_in_seconds for c in cues] == [0, 60, 3599] and cues[0].end == "00:00:00.010" and cues[2].end == "01:00:05.200"
     assert all('a "dog" &lt;runs&gt; &amp; jumps --&gt; away, then sits (0' in c.raw_text for c in cues)
-    assert list(webvtt.from_string(format_moments([Moments("v", [])], "vtt"))) == []
+    assert list(webvtt.from_string(FORMATS["vtt"]([Moments("v", [])]))) == []
 
 
 @pytest.mark.parametrize("answers,rate", [([DOG], NTSC), ([CAT], 25), ([ODD], NTSC), ([DOG, CAT, ODD], NTSC)])
 def test_edit_lists_are_read_by_pycmx_and_by_opentimelineio(answers, rate):
-    text = format_moments(answers, "edl")
+    text = FORMATS["edl"](answers)
     events = list(pycmx.parse_cmx3600(io.StringIO(text)).events)
     back = list(otio.adapters.read_from_string(text, "cmx_3600", rate=float(rate)).find_clips())
     expected = [(m, *w) for m in answers for w in m.windows]
@@ -58,7 +58,7 @@ def test_edit_lists_are_read_by_pycmx_and_by_opentimelineio(answers, rate):
 
 @pytest.mark.parametrize("kind,adapter", [("otio", "otio_json"), ("xml", "fcp_xml")])
 def test_timelines_are_read_by_opentimelineio(kind, adapter):
-    text, answers = format_moments([DOG, CAT, ODD], kind), (DOG, CAT, ODD)
+    text, answers = FORMATS[kind]([DOG, CAT, ODD]), (DOG, CAT, ODD)
     clips = list(otio.adapters.read_from_string(text, adapter).find_clips())
     assert [c.name for c in clips] == [m.title for m in answers for _ in m.windows]
     assert [c.media_reference.target_url for c in clips] == [m.video for m in answers for _ in m.windows]
@@ -71,7 +71,7 @@ def test_timelines_are_read_by_opentimelineio(kind, adapter):
 
 
 def test_tasks_fit_their_labelling_interface():
-    tasks = json.loads(format_moments([DOG, CAT], "labelstudio"))
+    tasks = json.loads(FORMATS["labelstudio"]([DOG, CAT]))
     control = ET.fromstring(LABELS).find("TimelineLabels")
     for task, m in zip(tasks, (DOG, CAT)):
         found = task["predictions"][0]["result"]
@@ -83,7 +83,7 @@ def test_tasks_fit_their_labelling_interface():
 
 def test_tasks_are_accepted_by_label_studio():
     interface = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed").LabelInterface(LABELS)
-    for task in json.loads(format_moments([DOG, CAT, ODD], "labelstudio")):
+    for task in json.loads(FORMATS["labelstudio"]([DOG, CAT, ODD])):
         predictions = task.pop("predictions")
         assert interface.validate_task(task) and all(interface.validate_prediction(p) for p in predictions)
         predictions[0]["result"][0]["value"]["timelinelabels"] = ["other"]
@@ -92,8 +92,8 @@ def test_tasks_are_accepted_by_label_studio():
 
 def test_a_timeline_of_nothing_and_of_strange_timecode_is_refused():
     for kind in ("edl", "otio", "xml"):
-        assert "no moment" in refusal(format_moments, [], kind) and "no moment" in refusal(format_moments, [Moments("v.mp4", [])], kind)
-        assert "v.mp4: start 'noon'" in refusal(format_moments, [Moments("v.mp4", [(0, 1, 1)], start="noon")], kind)
+        assert "no moment" in refusal(FORMATS[kind], []) and "no moment" in refusal(FORMATS[kind], [Moments("v.mp4", [])])
+        assert "v.mp4: start 'noon'" in refusal(FORMATS[kind], [Moments("v.mp4", [(0, 1, 1)], start="noon")])
     assert set(FORMATS) == {"json", "csv", "vtt", "edl", "otio", "xml", "labelstudio"}
 
 
@@ -118,6 +118,11 @@ def test_a_real_video_is_cut_without_encoding(shared, tmp_path):
         first = next(i for i, t in enumerate(times) if t >= start-.001)
         inside = sum(start-.001 <= t < end for t in times)
         assert all(np.array_equal(a, b) for a, b in zip(found[:inside-5], pictures[first:])) and len(found) >= inside-1
+
+
+def test_an_empty_moment_has_a_frame(shared, tmp_path):
+    path, = cut_moments(Moments(str(shared/"features"/"charades_video"/"Y1HGC.mp4"), [(0., 0., .9)]), tmp_path)
+    assert len(frames(path)[0]) >= 1
 
 
 @pytest.mark.parametrize("name", ["text.mp4", "none.mp4", "cut.mp4"])

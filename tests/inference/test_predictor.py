@@ -1,4 +1,5 @@
 "One video: features from files and arrays, any length, one line for what does not fit"
+import json
 from dataclasses import replace
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from mrhd_nb.core.testing import refusal
 from mrhd_nb.data.batches import MomentDataset
 from mrhd_nb.data.features import MemoryFeatures, word_vectors
 from mrhd_nb.data.synthetic import make, token_rows
+from mrhd_nb.evaluation.protocols import existence
+from mrhd_nb.evaluation.submissions import load_lines
 from mrhd_nb.inference.calibration import calibrate, card_path
 from mrhd_nb.inference.predictor import GENERIC, Predictor
 from mrhd_nb.learning.checkpoints import save_model
@@ -90,6 +93,19 @@ def test_a_data_set_without_moments_gives_highlights_alone(tmp_path, rows, words
     config = replace(override(preset("tr_detr"), SMALL), data=replace(DATA, dataset="tvsum"))
     answer = saved(tmp_path, config).predict(rows, words)
     assert answer["windows"] == [] and len(answer["highlight"]) == 12
+
+
+def test_existence_is_passed_on(tmp_path, words, capsys):
+    "A model with an existence head says so in its answer and in the submission's line; of a long video it is that of the best part"
+    config = replace(override(preset("taskweave_mr2hd"), SMALL | {"model.existence": True}), data=DATA)
+    ask, rows = saved(tmp_path, config), rng(0, "long").standard_normal((180, 24), np.float32)
+    answer, parts = ask.predict(rows, words), [ask.predict(rows[i:i+75], words).exists for i in (0, 52, 105)]
+    assert 0 < answer.exists < 1 and answer.exists >= max(parts)-1e-3 and answer.note.startswith("not calibrated")
+    assert existence(load_lines([answer.line(1, "v")], "submission")).tolist() == [answer.exists]
+    assert ask.predict_many(rows[:9], [words], queries=["a"])[0].line(1, "v").keys() > {"pred_exist_score", "qid"}
+    np.save(tmp_path/"v.npy", rows[:9]), np.savez(tmp_path/"q.npz", last_hidden_state=words)
+    assert main(["predict", "--checkpoint", str(tmp_path/"m.safetensors"), "--features", str(tmp_path/"v.npy"), "--query-features", str(tmp_path/"q.npz"), "--lines"]) == 0
+    assert json.loads(capsys.readouterr().out)["pred_exist_score"] == pytest.approx(ask.predict(rows[:9], words).exists)
 
 
 def test_a_card_beside_the_weights_makes_probabilities(tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mrhd_nb.data.synthetic import make
 from mrhd_nb.inference.predictor import Predictor
-from mrhd_nb.inference.windows import cut_parts
+from mrhd_nb.inference.predictor import cut_parts
 
 
 def iou(a, b): return max(0, min(a[1], b[1])-max(a[0], b[0]))/max(max(a[1], b[1])-min(a[0], b[0]), 1e-9)
