@@ -576,5 +576,8 @@ def main(words:list[str]|None=None)->int: # those of the command line; exit stat
     codecs.register_error("mrhd", show_plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="mrhd")
-    args = command_line().parse_args(words)
+    parser, words = command_line(), sys.argv[1:] if words is None else words
+    if any("\ud800" <= c <= "\udfff" for word in words for c in word):
+        parser.error("an argument is no text in this locale; set PYTHONUTF8=1")
+    args = parser.parse_args(words)
     return answer(lambda: args.run_command(args))

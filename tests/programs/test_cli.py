@@ -210,6 +210,12 @@ def test_what_stdout_cannot_show_is_shown_in_ascii(encoding, tmp_path):
     assert done.stdout.decode(encoding).split() == [".#", "+/-" if encoding == "ascii" else "±", r"\xe9" if encoding == "ascii" else "é"]
 
 
+def test_words_that_the_locale_cannot_read_are_refused():
+    "Python reads the bytes that its locale does not know as lone surrogates"
+    environment = os.environ | {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    assert refused(mrhd("predict", "--example", "0", "--query", "ein Frühstück", env=environment), "set PYTHONUTF8=1")
+
+
 def test_waiting_threads_sleep_unless_the_user_says_otherwise():
     "Importing the package sets it before torch is loaded, and leaves a value that is there"
     code = "import os, sys, mrhd_nb; assert 'torch' not in sys.modules; import mrhd_nb.programs.cli; print(os.environ['OMP_WAIT_POLICY'])"
