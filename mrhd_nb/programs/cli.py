@@ -77,9 +77,12 @@ def train_command(args:Namespace)->None:
     else:
         run = f"{resolved.preset} on {resolved.data.name}, seed {resolved.seed}"
         print(f"{run}, epochs: {resolved.training.epochs}, run folder: {out}", file=sys.stderr)
+        if args.resume and not Path(out, "resume.pt").is_file():
+            print(f"{out}: no state was saved yet; starts with epoch 1", file=sys.stderr)
         what |= {"device": args.device, "processes": args.processes}
         try: run_notebook("train", out, what, stream=sys.stderr)
         except KeyboardInterrupt:
+            if not Path(out, "config.json").is_file(): raise # nothing to resume yet
             words = [] if args.device == "cpu" else ["--device", args.device]
             words += ["--processes", str(args.processes)]*(args.processes > 1)
             again = shlex.join(["train", "--resume", out, *words])

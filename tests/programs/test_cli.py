@@ -1,5 +1,5 @@
 "The `mrhd` command as a shell sees it: exit status, one-line errors, files"
-import json, os, re, shlex, signal, subprocess, sys, time
+import json, os, re, shlex, shutil, signal, subprocess, sys, time
 import numpy as np
 import pandas as pd, pytest
 from mrhd_nb.core.files import InputError
@@ -245,6 +245,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     assert "Traceback" not in said and "KeyboardInterrupt" not in said
     scored = mrhd("evaluate", "a run", cwd=tmp_path)
     assert scored.returncode == 0 and "a run: not finished; its best epoch so far is taken" in scored.stderr and "MR-full-mAP" in scored.stdout
+    (tmp_path/"b run").mkdir()
+    shutil.copy(tmp_path/"a run"/"config.json", tmp_path/"b run")
+    assert "b run: no state was saved yet; starts with epoch 1" in mrhd("train", "--resume", "b run", "--set", "training.epochs=1", cwd=tmp_path).stderr
     with open(tmp_path/"err", "w") as err:
         process = subprocess.Popen([sys.executable, "-c", code, "train", "--resume", "a run"], cwd=tmp_path, stderr=err, stdout=subprocess.DEVNULL, start_new_session=True)
     for _ in range(600):
