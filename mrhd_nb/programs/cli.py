@@ -553,7 +553,7 @@ EXAMPLES = { # command -> what its help shows
         " > ours.jsonl", "mrhd leaderboard --submission ours.jsonl"
         " --annotations runs/mine/table.jsonl --dataset charades"]),
     "export": _EXPORT,
-    "import": _then([_EXPORT, "mrhd import runs/first.ckpt --data synthetic --out runs/imported"])}
+    "import": _then([_EXPORT, "mrhd import runs/first.ckpt --data synthetic --out runs/read"])}
 
 # %% ../../nbs/8_programs/07_cli.ipynb #1f340666
 def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
