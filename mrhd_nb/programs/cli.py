@@ -542,7 +542,7 @@ EXAMPLES = { # command -> what its help shows
     "doctor": _then([_DATA, "mrhd doctor runs/mine --annotations-only"]),
     "notebooks": "mrhd notebooks --copy runs/notebooks", "download": "mrhd download tvsum --list",
     "pack": _then([_DATA, "mkdir runs/mine/features", 'python -c "import numpy as np; '
-                   "[np.save(f'runs/mine/features/v{i}.npy', np.ones((10, 512))) for i in (1, 2)]\"",
+                   "[np.save(f'runs/mine/features/v{i}.npy', np.ones((10, 512))) for i in '12']\"",
                    "mrhd pack runs/mine/data.json --out runs/mine.store"]),
     "sweep": "mrhd sweep smoke --out runs/smoke", "bench": "mrhd bench --only evaluator",
     "demo": "mrhd demo --out runs/demo", "report": _then([_RUN, "mrhd report runs/first"]),
