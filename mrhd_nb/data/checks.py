@@ -37,7 +37,7 @@ FAULTS = { # kind: severity, what to do
     "empty_window": ("error", "give the window a length, or take it out"),
     "clip_outside": ("error", "clips count from 0: correct the ids or the duration"),
     "clip_ids": ("error", "list the clips that the windows cover; windows are in seconds"),
-    "unlabelled": ("error", "label the record, or take it out of the training split"),
+    "unlabelled": ("error", "label the record, or take it out of its split"),
     "missing_file": ("error", "extract the features, or correct 'root', 'files' or the name"),
     "unreadable_file": ("error", "extract the features again, or correct 'key' or 'dim'"),
     "store": ("error", "pack the features again, or correct the configuration"),
@@ -154,10 +154,12 @@ def check_words(record:Record, data:DataConfig)->Iterator[Fault]:
         yield "cut", *at, f"{len(words)} words, but only {most} are read"
 
 # %% ../../nbs/2_data/06_checks.ipynb #f8c53cf7
-def check_labels(record:Record, split:str)->Iterator[Fault]:
-    "Is a record of the training split labelled?"
+def check_labels(records:Sequence[Record], split:str)->Iterator[Fault]:
+    "Are all records of a split labelled, or, where it is not the training split, none?"
     names = {"qvhighlights": "saliency_scores", "charades": "relevant_windows"}
-    if split == "train" and record.windows is None and record.labels is None:
+    bare = [record for record in records if record.windows is None and record.labels is None]
+    if split != "train" and len(bare) == len(records): return
+    for record in bare:
         yield "unlabelled", record.source, names.get(record.dataset, "label"), "missing"
 
 # %% ../../nbs/2_data/06_checks.ipynb #9369760c
@@ -197,12 +199,12 @@ def examine_annotations(data:DataConfig)->tuple[dict[str, list[Record]], list[Fa
             faults.append(("annotation_file", str(path), split, what))
         for record in records:
             if math.isnan(record.duration): continue # its line was refused
-            found = [*check_labels(record, split), *check_windows(record, data),
-                     *check_words(record, data)]
+            found = [*check_windows(record, data), *check_words(record, data)]
             displaced = {kind for kind, *_ in found} & {"empty_window", "window_outside"}
             if record.clip_ids and not displaced: found += check_clips(record)
             faults += found
-        faults += _check_units(records, data.clip_length)
+        read = [record for record in records if not math.isnan(record.duration)]
+        faults += [*check_labels(read, split), *_check_units(records, data.clip_length)]
     return splits, faults+[*check_names(splits, data)]
 
 # %% ../../nbs/2_data/06_checks.ipynb #1801a11a

@@ -86,7 +86,7 @@ def table_moments(path:str|Path)->Iterator[Moment|InputError]:
 def line_moments(path:str|Path)->Iterator[Moment|InputError]:
     "The moments of lines such as those of Charades-STA"
     for number, line in enumerate(read_bytes(path).decode().splitlines(), 1):
-        found = re.fullmatch(r"(.+)\s(\S+)\s(\S+?)\s*##(.*)", line.strip())
+        found = re.fullmatch(r"(.+?)\s(\S+)\s(\S+?)\s*##(.*)", line.strip())
         if found: yield Moment(f"{path}:{number}", *(found[i].strip() for i in (1, 4, 2, 3)))
         elif line.strip(): yield InputError(f"{path}:{number}: is not VIDEO START END##SENTENCE")
 
@@ -266,6 +266,8 @@ def convert(
         said.append(f"{out/name}.jsonl: {len(records)} queries, {windows} windows, {len(lengths)} "
                     f"videos of {min(lengths.values()):g} to {max(lengths.values()):g} s{twice}")
         files[out/f"{name}.jsonl"] = records
+    if not (out/"data.json").exists() and (there := [path for path in files if path.exists()]):
+        raise InputError(f"{there[0]}: is there, and {out} holds no data.json; name another folder")
     for path, records in files.items(): write_annotations(path, records)
     write_json(out/"data.json", values)
     return files, said+begun

@@ -134,7 +134,7 @@ def shade(ax:Axes, windows:pd.DataFrame)->None:
 
 def finish_time(figure:Figure, axes:np.ndarray, table:pd.DataFrame)->Figure:
     "Label the time axis, and align the labels of the rows"
-    for ax in axes[-1]: ax.set(xlabel="time (s)", xlim=(0, table.end.max()))
+    for ax in axes[-1]: ax.set(xlabel="time (s)", xlim=(0, max(table.end, default=None)))
     figure.align_ylabels(axes[:,0])
     return figure
 
@@ -156,6 +156,7 @@ def draw_timeline(table:pd.DataFrame, title:str="")->Figure: # title: the query
     "Draw a `timeline_table`: windows above, saliency below"
     parts = dict(list(table.groupby("panel", sort=False)))
     heights = [0.3+0.15*part.row.max() if n == "moments" else 0.85 for n, part in parts.items()]
+    heights = heights or [0.] # of a query without a moment
     heights[-1] = max(heights[-1], 0.85-sum(heights[:-1])) # room for title and time axis
     figure, axes = panels(heights)
     for (name, part), ax in zip(parts.items(), axes[:,0]):

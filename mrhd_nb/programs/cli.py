@@ -77,9 +77,12 @@ def train_command(args:Namespace)->None:
     else:
         run = f"{resolved.preset} on {resolved.data.name}, seed {resolved.seed}"
         print(f"{run}, epochs: {resolved.training.epochs}, run folder: {out}", file=sys.stderr)
+        if args.resume and not Path(out, "resume.pt").is_file():
+            print(f"{out}: no state was saved yet; starts with epoch 1", file=sys.stderr)
         what |= {"device": args.device, "processes": args.processes}
         try: run_notebook("train", out, what, stream=sys.stderr)
         except KeyboardInterrupt:
+            if not Path(out, "config.json").is_file(): raise # nothing to resume yet
             words = [] if args.device == "cpu" else ["--device", args.device]
             words += ["--processes", str(args.processes)]*(args.processes > 1)
             again = shlex.join(["train", "--resume", out, *words])
@@ -532,21 +535,31 @@ COMMANDS |= {
         ("--out", "OUT", None, "F.ckpt: released names; F.onnx; else a Hugging Face folder")])}
 
 # %% ../../nbs/8_programs/07_cli.ipynb #6e363ed0
+_then = "\n         ".join # lines of one example
+_RUN = "mrhd train --preset tr_detr --set training.epochs=5 --out runs/first"
+_DATA = _then(["printf 'video,query,start,end,duration\\n' > table.csv",
+               "printf 'v%d,a dog barks,2,6,20\\n' 1 2 >> table.csv",
+               "mrhd convert table.csv --out runs/mine"])
+_EXPORT = _then([_RUN, "mrhd export runs/first --out runs/first.ckpt"])
+
 EXAMPLES = { # command -> what its help shows
-    "train": "mrhd train --preset tr_detr --set training.epochs=5 --out runs/first",
-    "convert": "printf 'video,query,start,end,duration\\nv1,a dog barks,2,6,20\\n' > table.csv\n"
-               "         mrhd convert table.csv --out runs/mine",
-    "evaluate": "mrhd evaluate taskweave_mr2hd", "predict": "mrhd predict --example 3",
-    "parity": "mrhd parity ../shared/golden", "doctor": "mrhd doctor tvsum",
+    "train": _RUN, "convert": _DATA, "evaluate": "mrhd evaluate taskweave_mr2hd",
+    "predict": "mrhd predict --example 3", "parity": "mrhd parity tests/golden",
+    "doctor": _then([_DATA, "mrhd doctor runs/mine --annotations-only"]),
     "notebooks": "mrhd notebooks --copy runs/notebooks", "download": "mrhd download tvsum --list",
-    "pack": "mrhd pack tvsum --out runs/tvsum.store", "sweep": "mrhd sweep smoke --out runs/smoke",
-    "bench": "mrhd bench --only evaluator", "demo": "mrhd demo --out runs/demo",
-    "report": "mrhd report runs/first", "calibrate": "mrhd calibrate runs/first",
-    "compare": "mrhd evaluate runs/first --out a.json\n         mrhd compare a.json a.json",
-    "leaderboard": "mrhd leaderboard --submission A=a.jsonl --submission B=b.jsonl"
-                   " --annotations highlight_val_release.jsonl",
-    "export": "mrhd export runs/first --out runs/first.ckpt",
-    "import": "mrhd import runs/first.ckpt --data synthetic --out runs/imported"}
+    "pack": _then([_DATA, "mkdir runs/mine/features", 'python -c "import numpy as np; '
+                   "[np.save(f'runs/mine/features/v{i}.npy', np.ones((10, 512))) for i in '12']\"",
+                   "mrhd pack runs/mine/data.json --out runs/mine.store"]),
+    "sweep": "mrhd sweep smoke --out runs/smoke", "bench": "mrhd bench --only evaluator",
+    "demo": "mrhd demo --out runs/demo", "report": _then([_RUN, "mrhd report runs/first"]),
+    "calibrate": _then([_RUN, "mrhd calibrate runs/first"]),
+    "compare": _then(["mrhd evaluate taskweave_mr2hd --out a.json", "mrhd compare a.json a.json"]),
+    "leaderboard": _then([
+        _DATA, """printf '{"qid": "table_v%d_0", "pred_relevant_windows": [[2, 7, 1]]}\\n' 1 2"""
+        " > ours.jsonl", "mrhd leaderboard --submission ours.jsonl"
+        " --annotations runs/mine/table.jsonl --dataset charades"]),
+    "export": _EXPORT,
+    "import": _then([_EXPORT, "mrhd import runs/first.ckpt --data synthetic --out runs/read"])}
 
 # %% ../../nbs/8_programs/07_cli.ipynb #1f340666
 def add_option(parser:Parser, name:str, value:str, default:Any, text:str)->None:
@@ -582,5 +595,8 @@ def main(words:list[str]|None=None)->int: # those of the command line; exit stat
     codecs.register_error("mrhd", show_plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="mrhd")
-    args = command_line().parse_args(words)
+    parser, words = command_line(), sys.argv[1:] if words is None else words
+    if any("\ud800" <= c <= "\udfff" for word in words for c in word):
+        parser.error("an argument is no text in this locale; set PYTHONUTF8=1")
+    args = parser.parse_args(words)
     return answer(lambda: args.run_command(args))

@@ -254,6 +254,21 @@ def test_all_faults_in_one_run_under_the_same_rules(tmp_path, capsys):
     with pytest.raises(ConversionError): convert(tmp_path/"train.csv", tmp_path/"out", skip=True) # nothing is left
 
 
+def test_a_sentence_may_hold_what_ends_the_times(tmp_path):
+    (tmp_path/"my_test.txt").write_text("a b 5 10##c 1 2##d\n")
+    (tmp_path/"lengths.csv").write_text("id,length\na b,30\n")
+    (_, (record,)), = convert([tmp_path/"my_test.txt", tmp_path/"lengths.csv"], tmp_path/"out")[0].items()
+    assert (record.vid, record.query, record.windows) == ("a b", "c 1 2##d", ((5, 10),))
+
+
+def test_annotations_of_ones_own_are_not_overwritten(tmp_path):
+    (tmp_path/"train.csv").write_text("video,query,start,end,duration\na,b,1,2,9\n")
+    (tmp_path/"train.jsonl").write_text("mine\n")
+    assert "train.jsonl: is there" in refusal(convert, tmp_path/"train.csv", tmp_path) and (tmp_path/"train.jsonl").read_text() == "mine\n"
+    (tmp_path/"train.jsonl").unlink()
+    for _ in range(2): assert convert(tmp_path/"train.csv", tmp_path)    # its own are
+
+
 def test_two_files_of_one_video(tmp_path, capsys):
     "As ActivityNet Captions has val_1 and val_2: qids differ, the doctor agrees, and data.json learns of the second; what is there stays"
     for name, sentence in (("train", "A dog runs."), ("val_1", "A man stands."), ("val_2", "Somebody talks.")):
