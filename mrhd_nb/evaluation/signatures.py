@@ -70,14 +70,17 @@ def file_origin(path:str|Path)->dict[str, Any]: # empty where it is not known
     try: return run_origin(read_config(config), which)
     except InputError: return {} # another program's
 
-def run_signature(records:Sequence[Record], config:RunConfig, which:str)->str: # as for `run_origin`
+def run_signature(
+    records:Sequence[Record], config:RunConfig, which:str, protocol:str="official",
+)->str: # which: as for `run_origin`
     "The signature of a run's result on its reported split"
     data, looks = config.data, "no test split"
+    rules = data.dataset if protocol == "official" else protocol
     file, part = data.test or data.val, data.domain or data.leave_out
     if data.name != "synthetic" and file:
         looks = count_looks(data_path(data, file), part, declared=bool(data.test))
     name = data.name+f", {part}"*bool(part)
-    return signature(records, data.dataset, name=name, looks=looks, **run_origin(config, which))
+    return signature(records, rules, name=name, looks=looks, **run_origin(config, which))
 
 # %% ../../nbs/4_evaluation/06_signatures.ipynb #ca9cdf43
 def join_signatures(lines:Sequence[str])->str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICKED', 'RUN_FILES', 'notebook_folder', 'find_notebook', 'describe_notebook', 'experiment_config', 'run_folder',
-           'data_table', 'describe_epoch', 'results_table', 'check_run', 'find_checkpoint', 'score_run',
+           'data_table', 'describe_epoch', 'results_table', 'check_run', 'find_checkpoint', 'query_scores', 'score_run',
            'NotebookError', 'step_record', 'is_finished', 'run_notebook', 'Job', 'run_job', 'run_jobs']
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #52ee913f
@@ -19,7 +19,9 @@ from ..core.config import RunConfig, override, parse_overrides, read_config, to_
 from ..core.files import InputError, read_json, write_atomic, write_json
 from ..core.presets import run_config
 from ..data.annotations import as_json
+from ..data.batches import open_split, split_records
 from ..evaluation.ledger import record_run
+from ..evaluation.metrics import evaluate, per_query
 from ..evaluation.signatures import run_signature
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #10180297
@@ -120,30 +122,39 @@ def find_checkpoint(run:str|Path, config:RunConfig|None=None, device:str="cpu")-
     return path
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #83aeac14
+def query_scores(run:str|Path, which:str="last")->pd.DataFrame: # best or last
+    "What each reported query of a finished run scored"
+    config = read_config(f"{run}/config.json")
+    truth = list(map(as_json, split_records(config, "test")))
+    return per_query(f"{run}/submission_{which}.jsonl", truth, config.data.dataset)
+
 def score_run(
     checkpoint:Path,
     split:str="test", *, # train, val or test
     shuffled:bool=False, # queries of other videos
+    protocol:str="official", # that of the data set, or one of PROTOCOLS
     device:str="cpu",
     overrides:Sequence[str]=(), # such as data.root=FOLDER where the data have moved
 )->tuple[dict, list[dict], Any]: # metrics, lines of the submission, DataFrame of `per_query`
     "Predict and evaluate a split of a run's own data"
-    from mrhd_nb.data.batches import open_split
-    from mrhd_nb.evaluation.metrics import per_query
     from mrhd_nb.learning.checkpoints import load_model
     from mrhd_nb.learning.training import score, shuffle_queries
     model, config = load_model(checkpoint)
     config = override(config, parse_overrides(overrides))
-    dataset = open_split(config, split)
+    try: dataset = open_split(config, split)
+    except InputError as e:
+        moved = "; where the data have moved: --set data.root=FOLDER"*("cannot be read" in str(e))
+        raise InputError(f"{e}{moved}") from None
     if shuffled: dataset = shuffle_queries(dataset, config.seed)
     metrics, lines = score(model.to(device), dataset, config, device)
     if metrics is None: raise InputError(f"{checkpoint}: split '{split}' has no labels to score by")
+    scored = lines, list(map(as_json, dataset.records)), config.data.dataset, protocol
+    if protocol != "official": metrics = evaluate(*scored)
     if split == "test" and not shuffled:
         if said := record_run(config.data, lines, metrics, checkpoint): print(said, file=sys.stderr)
         which = "best" if Path(checkpoint).stem == "best" else "last"
-        metrics |= {"signature": run_signature(dataset.records, config, which)}
-    truth = list(map(as_json, dataset.records))
-    return metrics, lines, per_query(lines, truth, config.data.dataset)
+        metrics |= {"signature": run_signature(dataset.records, config, which, protocol)}
+    return metrics, lines, per_query(*scored)
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #e4654182
 class NotebookError(RuntimeError):
