@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICKED', 'RUN_FILES', 'notebook_folder', 'find_notebook', 'describe_notebook', 'experiment_config', 'run_folder',
-           'data_table', 'describe_epoch', 'results_table', 'check_run', 'find_checkpoint', 'query_scores', 'score_run',
-           'NotebookError', 'step_record', 'is_finished', 'run_notebook', 'Job', 'run_job', 'run_jobs']
+           'data_table', 'describe_epoch', 'results_table', 'check_run', 'find_checkpoint', 'query_scores',
+           'run_scores', 'score_run', 'NotebookError', 'step_record', 'is_finished', 'run_notebook', 'Job', 'run_job',
+           'run_jobs']
 
 # %% ../../nbs/8_programs/01_notebooks.ipynb #52ee913f
 import hashlib, importlib.resources, json, os, signal, subprocess, sys, time
@@ -127,6 +128,11 @@ def query_scores(run:str|Path, which:str="last")->pd.DataFrame: # best or last
     config = read_config(f"{run}/config.json")
     truth = list(map(as_json, split_records(config, "test")))
     return per_query(f"{run}/submission_{which}.jsonl", truth, config.data.dataset)
+
+def run_scores(run:str|Path)->dict[str, pd.DataFrame]: # of `describe_epoch` -> per-query table
+    "What each reported query scored at the last and at the best epoch"
+    results = read_json(f"{run}/metrics.json")
+    return {describe_epoch(results, which): query_scores(run, which) for which in ("last", "best")}
 
 def score_run(
     checkpoint:Path,
