@@ -46,7 +46,7 @@ def time_task(
     timer = Timer("task()", globals={"task": task}, num_threads=1, **clock)
     return timer.blocked_autorange(min_run_time=least).median
 
-# %% ../../nbs/8_programs/05_bench.ipynb #6a99e05f
+# %% ../../nbs/8_programs/05_bench.ipynb #c7d20c41
 def count_flops(task:Callable[[], Any])->int:
     "The floating-point operations of the matrix products of a task"
     forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

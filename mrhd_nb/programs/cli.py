@@ -118,8 +118,7 @@ def train_command(args:Namespace)->None:
                 f"{out}/submission_last.jsonl")
     print(f"run folder: {out}")
 
-COMMANDS["train"] = train_command, (
-    "mrhd train --preset tr_detr --set training.epochs=5 --out runs/first"), [
+COMMANDS["train"] = train_command, "mrhd train --preset tr_detr --out runs/first", [
     ("--preset", "P", "", "mrhd, tr_detr, taskweave_mr2hd, taskweave_hd2mr or taskweave_both"),
     ("--data", "D", "synthetic", DATA), SET, DEVICE, ("--out", "RUN", "", "folder of the run"),
     ("--config", "RUN/config.json", "", "repeat a run instead of --preset and --data"),
@@ -139,6 +138,7 @@ def sign_files(args:Namespace, submission:str)->str: # args: annotations, datase
     rules = args.dataset if rules == "official" else rules
     return signatures.signature(truth.values, rules, name=Path(path).stem, **about)
 
+# %% ../../nbs/8_programs/07_cli.ipynb #ca144793
 def result_table(args:Namespace, metrics:dict, name:str)->str:
     "One result as a table of one row, with intervals if they are there"
     import pandas as pd
@@ -386,6 +386,7 @@ def sweep_command(args:Namespace)->None:
     options = {name: getattr(args, name) for name in ("engine", "device", "workers", "threads")}
     sweep(read_grids(args.grid), args.out, style=args.format, columns=args.columns, **options)
 
+# %% ../../nbs/8_programs/07_cli.ipynb #c7bcdc29
 def demo_command(args:Namespace)->None:
     "Train, score and draw both systems on the embedded benchmark"
     from mrhd_nb.programs.demo import demo
@@ -398,7 +399,6 @@ def bench_command(args:Namespace)->None:
     if args.out: write_json(args.out, result)
     print(bench_text(result))
 
-# %% ../../nbs/8_programs/07_cli.ipynb #f4dd7fcf
 COMMANDS |= {
     "parity": (parity_command, "mrhd parity ../shared/golden", [
         ("folder", "DIR", None, "folder of golden .npz files")]),
@@ -505,8 +505,7 @@ def import_command(args:Namespace)->None:
     print(f"{args.out}: {note['tensors']} tensors, {note['parameters']} parameters")
     for said in note["assumed"]: print(f"assumed: {said}")
 
-COMMANDS["import"] = import_command, (
-    "mrhd import runs/first.ckpt --data synthetic --out runs/imported"), [
+COMMANDS["import"] = import_command, "mrhd import runs/first.ckpt --data synthetic --out runs/b", [
     ("checkpoint", "CHECKPOINT", None, "the .ckpt or .pt file"),
     ("--out", "DIR", None, "folder to make, which is used like a run folder"),
     ("--data", "D", "", DATA+" (that of its options)"),
@@ -514,6 +513,7 @@ COMMANDS["import"] = import_command, (
     ("--feedback", "F", "", "of a TaskWeave: mr2hd or hd2mr (of its options, or mr2hd)"),
     ("--raw", "", False, "take the raw weights, not the averaged ones")]
 
+# %% ../../nbs/8_programs/07_cli.ipynb #79b1ff63
 def export_command(args:Namespace)->None:
     "Write a model in the format of another program"
     from mrhd_nb.learning.exchange import export_model

@@ -70,7 +70,7 @@ def training_jobs(out:Path, overrides:Sequence[str])->list[Job]: # dotted names,
                 {"preset": preset, "data": "synthetic", "seed": seed, "overrides": changes})
             for preset, seed, changes in runs]
 
-# %% ../../nbs/8_programs/02_demo.ipynb #da3a0f75
+# %% ../../nbs/8_programs/02_demo.ipynb #77490001
 def drawing_jobs(out:Path)->list[Job]:
     "Scores and figures from the trained runs"
     systems = [str(out/f"{preset}-0") for preset in SYSTEMS]
@@ -101,6 +101,7 @@ def demo_scores(out:Path)->dict[str, list[pd.DataFrame]]: # row -> per-query tab
 HALVES = ("± half of the 95 % interval over the reported queries (BCa bootstrap over videos), for "
           "the mean of seeds also over seeds; another seed changes the numbers of a run by more")
 
+# %% ../../nbs/8_programs/02_demo.ipynb #bd27c215
 def demo_report(out:Path, shown:pd.DataFrame)->Path: # the table as text; report.html
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")

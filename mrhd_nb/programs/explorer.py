@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from anywidget import AnyWidget
-from torch import Tensor
 from traitlets import Dict, List, Unicode, observe
 from ..core.config import DataConfig
 from ..core.files import InputError
@@ -25,7 +24,7 @@ from ..learning.checkpoints import weights_path
 
 # %% ../../nbs/8_programs/08_explorer.ipynb #8cab9860
 def ask(
-    clips:Tensor, sentence:str, data:DataConfig, # (L, Dv), as a model reads them
+    clips:torch.Tensor, sentence:str, data:DataConfig, # (L, Dv), as a model reads them
     vid:str="", duration:float=0, # seconds; 0: to the end of the last clip
 )->Sample:
     "A sentence about the clips of a video, without labels"

@@ -61,7 +61,7 @@ def experiment_config(
     if config: return override(read_config(config), changes)
     return run_config(preset, data, seed=seed, overrides=changes)
 
-# %% ../../nbs/8_programs/01_notebooks.ipynb #b51d5d26
+# %% ../../nbs/8_programs/01_notebooks.ipynb #d606b1b8
 def run_folder(config:RunConfig, out:str="")->Path: # out: a folder that was asked for
     "The folder of a run; without `out` it is named after the configuration"
     if out: return Path(out)
@@ -137,6 +137,7 @@ def run_scores(run:str|Path)->dict[str, pd.DataFrame]: # of `describe_epoch` -> 
     results = read_json(f"{run}/metrics.json")
     return {describe_epoch(results, which): query_scores(run, which) for which in ("last", "best")}
 
+# %% ../../nbs/8_programs/01_notebooks.ipynb #cab909ce
 def score_run(
     checkpoint:Path,
     split:str="test", *, # train, val or test
@@ -323,6 +324,7 @@ def run_jobs(
         report(f"{job.label}: {what}" + (f": {error} (see {job.log})" if error else ""))
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers or max(1, here//threads)) as pool: list(pool.map(follow, jobs))
-    while not idle_workers(threads).empty(): idle_workers(threads).get().communicate() # let them end
+    idle = idle_workers(threads)
+    while not idle.empty(): idle.get().communicate() # closes its stdin and waits for its end
     names = ", ".join(failed)
     if failed: raise NotebookError(f"{len(failed)} of {len(jobs)} steps failed: {names}")

@@ -119,6 +119,7 @@ LOSSES = { # our name of a term: its golden key
     "rank": "loss_saliency_part_rank_contrastive", "negative": "loss_saliency_part_neg_pair",
     "video_alignment": "VTC", "clip_alignment": "CTC"}
 
+# %% ../../nbs/8_programs/06_parity.ipynb #d2664a65
 def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers, or a set of names
     "Losses, matches and gradients of the batch, before any step"
     p, terms, total = replica.loss()
@@ -159,6 +160,8 @@ def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers, or a set 
 
 # %% ../../nbs/8_programs/06_parity.ipynb #02c86883
 LIMITS = {"outputs": 1e-5, "losses": 1e-5, "matches": 0., "gradients": 1e-4, "trajectory": 1e-4}
+
+# %% ../../nbs/8_programs/06_parity.ipynb #db17e0fd
 PARTS = { # beginning of a key: part; other keys are not compared
     "out": "outputs", "loss": "losses", "weight_dict": "losses", "match": "matches",
     "grad": "gradients", "grad_none": "gradients", "grad_norm_total": "gradients",

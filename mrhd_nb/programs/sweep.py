@@ -32,6 +32,7 @@ from .notebooks import (
 # %% ../../nbs/8_programs/03_sweep.ipynb #83a7701c
 PROTOCOLS = {"val": "val", "test": "test", "last": "none", "leave_one_out": "none"} # -> select_on
 
+# %% ../../nbs/8_programs/03_sweep.ipynb #4e05dc22
 @dataclass(frozen=True)
 class Grid:
     "The runs of all combinations of presets, data, seeds and variants"
@@ -131,7 +132,7 @@ def find_runs(out:str|Path)->dict[str, Path]: # its name below the folder -> the
              if all((run/name).is_file() for name in names)}
     return {name: found[name] for name in sorted(found, key=(order+[*found]).index)}
 
-# %% ../../nbs/8_programs/03_sweep.ipynb #6a2b7f51
+# %% ../../nbs/8_programs/03_sweep.ipynb #bd56adc2
 def describe_missing(out:str|Path)->str: # one line; empty if nothing is missing
     "How many of the runs that were asked for in a folder are not done, and the first of them"
     cells, done = read_cells(out), find_runs(out)
@@ -250,6 +251,7 @@ def block_names(table:pd.DataFrame)->list[str]: # of each row
     "What is compared: the first level, and the words for the epoch, of any number of epochs"
     return [f"{key[0]}, {re.sub(r'[0-9]+ ?', '', key[-1])}" for key in table.index]
 
+# %% ../../nbs/8_programs/03_sweep.ipynb #f75b5ade
 def add_tests(
     table:pd.DataFrame, scores:pd.DataFrame, # `seeds_table` or `domain_table`; of the same runs
 )->tuple[pd.DataFrame, list[str]]: # with daggers; what they mean, or why there are none
@@ -329,7 +331,7 @@ def sweep(
             raise InputError(f"two runs of the grids are named {name} and have different "
                              "overrides: give their variants names")
     refuse_foreign(out, "cells.json", "preset", folders=False)
-    write_json(out/"cells.json", cells | (read_cells(out) | cells))      # in the order of their rows
+    write_json(out/"cells.json", cells | (read_cells(out) | cells)) # in the order of the rows
     options = {"workers": workers, "threads": threads, "report": report}
     if engine == "ray": options |= {"workers": workers or len(cells), "run": ray_runner()}
     jobs = [Job(name, "train", str((out/name).absolute()), cell["parameters"] | {"device": device})
