@@ -50,6 +50,36 @@ def test_a_grid_is_a_product_and_orders_its_rows(tmp_path):
     assert tables["runs"].system.tolist() == done == [system for _, system, _ in tables["seeds"].index] and tables["runs"]["MR-full-mAP"].tolist() == [0.001, 0.01]*3
 
 
+def test_rows_are_tested_against_the_best(tmp_path):
+    "Planted answers: one arm knows the truth, two guess; without the answers a note says why there is no dagger"
+    from mrhd_nb.core.config import to_dict
+    from mrhd_nb.core.files import write_json, write_json_lines
+    from mrhd_nb.data.annotations import as_json
+    from mrhd_nb.data.batches import split_records
+    from mrhd_nb.evaluation.metrics import evaluate
+    from mrhd_nb.evaluation.statistics import random_answers, true_answers
+    from mrhd_nb.programs.notebooks import experiment_config, step_record
+    grid, said = Grid(("tr_detr",), ("synthetic",), "last", (1, 2, 3), TINY | {"data.test_queries": 20}, {"knows": {}, "guesses": {"training.lr": 0.1}, "guesses again": {"training.lr": 0.2}}), []
+    for name, cell in expand(grid).items():
+        run, config = tmp_path/name, experiment_config(**cell["parameters"])
+        truth = [as_json(r) for r in split_records(config, "test")]
+        answers = true_answers(truth) if cell["variant"] == "knows" else random_answers(truth, config.seed)
+        write_json(run/"config.json", to_dict(config))
+        write_json_lines(run/"history.jsonl", [{"metrics": None}])
+        write_json_lines(run/"submission_last.jsonl", answers)
+        write_json(run/"metrics.json", {"last": {"epoch": 2, "metrics": evaluate(answers, truth)}, "train_seconds": 1.})
+        write_json(run/"done.json", {"notebooks": {"train": step_record("train", cell["parameters"] | {"device": "cpu"})}})
+    write_json(tmp_path/"cells.json", expand(grid))
+    sweep([grid], tmp_path, report=said.append, style="markdown", columns="MR-full-R1@0.7,seeds")
+    table = next(text for text in said if "† differs" in text).splitlines()
+    rows = {line.split("|")[2].strip(): line.split("|")[4].strip() for line in table if "tr_detr" in line}
+    assert rows["tr_detr, knows"] == "**100.00 ± 0.00**" and all(rows[f"tr_detr, guesses{more}"].endswith("†") for more in ("", "_again")) and "`MR-full-R1@0.7`" in table[0]
+    assert "† differs" in (tmp_path/"seeds.md").read_text() and "†" not in (tmp_path/"seeds.csv").read_text()
+    (run/"submission_last.jsonl").unlink()
+    sweep([grid], tmp_path, report=said.append)
+    assert "no paired tests: " in said[-2] and "submission_last.jsonl: cannot be read" in said[-2] and "†" not in said[-2]
+
+
 def test_a_ray_cluster_runs_jobs(tmp_path):
     ray = pytest.importorskip("ray", reason="Ray is the extra `cluster`")
     grid, lines = Grid(("tr_detr",), ("synthetic",), "last", overrides=TINY), []
