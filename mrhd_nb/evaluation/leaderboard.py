@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADLINES', 'LENGTHS', 'STYLES', 'chosen_columns', 'named_systems', 'score_systems', 'standings', 'record_systems',
            'show', 'pairings', 'resolution', 'published_rows', 'published_table', 'reproduced', 'interval_block',
-           'interval_text', 'best_cells', 'add_daggers', 'typeset']
+           'interval_text', 'result_table', 'best_cells', 'add_daggers', 'typeset']
 
 # %% ../../nbs/4_evaluation/08_leaderboard.ipynb #ac882237
 import numpy as np
@@ -17,7 +17,7 @@ from typing import Any
 from ..core.files import InputError
 from .submissions import Source
 from .metrics import averages, per_query, score_columns
-from .ledger import known_split, record_scoring
+from .ledger import known_split, read_signature, record_scoring
 from .statistics import (
     compare, detectable, difference, hierarchical, intervals, mean_run, side_by_side, summed)
 
@@ -206,6 +206,17 @@ def interval_text(block:dict, below:str="")->str: # several lines; below: the ta
     if none.any(): table += "\n-: all videos score the same, so no interval can be given"
     if below: table += f"\n{below}"
     return f"{table}\n95 % intervals over queries (BCa, {block['resamples']} resamples of videos)"
+
+# %% ../../nbs/4_evaluation/08_leaderboard.ipynb #5b7435e5
+def result_table(metrics:dict, name:str, columns:str="")->pd.DataFrame: # of `mrhd evaluate`
+    "One signed result as a table of texts with one row, with intervals if they are there"
+    rules = read_signature(metrics["signature"], name)["rules"]
+    values, bounds = metrics["brief"] | metrics.get("extra", {}), metrics.get("intervals", {})
+    names = chosen_columns(rules, columns, list(values))
+    rows = pd.DataFrame({"value": values, "low": None, "high": None}, dtype=float)
+    rows.update(pd.DataFrame(bounds.get("metrics", {}), dtype=float).T)
+    rows = rows.rename_axis("metric").reset_index().assign(system=name)
+    return show(rows, names, digits=5 if rules in ("tvsum", "youtube") else 2)
 
 # %% ../../nbs/4_evaluation/08_leaderboard.ipynb #880668d5
 def best_cells(table:pd.DataFrame, blocks:Sequence=())->pd.DataFrame: # blocks: of each row; bool

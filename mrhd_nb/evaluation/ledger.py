@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'LABELS', 'set_digest', 'known_split', 'read_ledger', 'append_line', 'package_commit', 'ledger_of',
            'count_looks', 'record_scoring', 'record_run', 'labels_digest', 'signature', 'read_signature', 'run_origin',
-           'file_origin', 'run_signature', 'join_signatures', 'unlike']
+           'file_origin', 'run_signature', 'sign_file', 'join_signatures', 'unlike']
 
 # %% ../../nbs/4_evaluation/05_ledger.ipynb #c1c8b077
 import contextlib, hashlib, json, os, re, subprocess
@@ -19,7 +19,7 @@ from .. import __version__
 from ..core.files import InputError, packaged
 from ..core.config import DataConfig, RunConfig, data_path, read_config
 from ..data.annotations import Record
-from .submissions import Source, load_lines, parse_lines
+from .submissions import Source, doubts, load_lines, pair, parse_lines
 
 # %% ../../nbs/4_evaluation/05_ledger.ipynb #f43d62e7
 def set_digest(values:Iterable)->str:
@@ -167,14 +167,29 @@ def file_origin(path:str|Path)->dict[str, Any]: # empty where it is not known
     try: return run_origin(read_config(config), which)
     except InputError: return {} # another program's
 
-def run_signature(records:Sequence[Record], config:RunConfig, which:str)->str: # as for `run_origin`
+def run_signature(
+    records:Sequence[Record], config:RunConfig, which:str, protocol:str="official",
+)->str: # which: as for `run_origin`
     "The signature of a run's result on its reported split"
     data, looks = config.data, "no test split"
     file, part = data.test or data.val, data.domain or data.leave_out
     if data.name != "synthetic" and file:
         looks = count_looks(data_path(data, file), part, declared=bool(data.test))
     name = data.name+f", {part}"*bool(part)
-    return signature(records, data.dataset, name=name, looks=looks, **run_origin(config, which))
+    rules = data.dataset if protocol == "official" else protocol
+    return signature(records, rules, name=name, looks=looks, **run_origin(config, which))
+
+# %% ../../nbs/4_evaluation/05_ledger.ipynb #479f380e
+def sign_file(
+    submission:str|Path, annotations:str|Path,
+    dataset:str="qvhighlights", protocol:str="official", # as of `evaluate`
+)->tuple[str, list[str]]: # signature; what is doubtful, a line each
+    "The signature of a scored file"
+    given, truth = pair(submission, annotations, common=protocol == "gmr")
+    about = file_origin(submission) | {"looks": count_looks(annotations)}
+    rules = dataset if protocol == "official" else protocol
+    line = signature(truth.values, rules, name=Path(annotations).stem, **about)
+    return line, doubts(given, truth, protocol)
 
 # %% ../../nbs/4_evaluation/05_ledger.ipynb #ca9cdf43
 def join_signatures(lines:Sequence[str])->str:

@@ -14,7 +14,7 @@ import pandas as pd
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from torch.nn.utils.rnn import pad_sequence
@@ -46,7 +46,7 @@ def time_task(
     timer = Timer("task()", globals={"task": task}, num_threads=1, **clock)
     return timer.blocked_autorange(min_run_time=least).median
 
-# %% ../../nbs/8_programs/05_bench.ipynb #6a99e05f
+# %% ../../nbs/8_programs/05_bench.ipynb #c7d20c41
 def count_flops(task:Callable[[], Any])->int:
     "The floating-point operations of the matrix products of a task"
     forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -75,7 +75,6 @@ class Work:
         if feedback.direction == "none" or feedback.active(1, epochs): return "always"
         return "after" if self.feedback else "before"
 
-# %% ../../nbs/8_programs/05_bench.ipynb #4be8baf2
 def paper_work()->list[Work]:
     "Training and inference of both systems in every phase, in both precisions"
     works = [Work(preset(name), kind, feedback, dtype, batch)
@@ -83,9 +82,6 @@ def paper_work()->list[Work]:
              for kind, batch in (("train", 32), ("inference", 100)) for feedback in (False, True)
              for dtype in ("float32", "bfloat16")]
     return [work for work in works if work.feedback or work.phase == "before"]
-
-# %% ../../nbs/8_programs/05_bench.ipynb #77887367
-UNIT = (2400, 256), (256, 1024) # shapes of the float32 product that is the unit
 
 # %% ../../nbs/8_programs/05_bench.ipynb #77887368
 def make_task(
@@ -106,6 +102,8 @@ def make_task(
     return task
 
 # %% ../../nbs/8_programs/05_bench.ipynb #9b7a20c4
+UNIT = (2400, 256), (256, 1024) # shapes of the float32 product that is the unit
+
 def time_work(
     works:Sequence[Work],
     *,
@@ -115,10 +113,8 @@ def time_work(
 )->dict[str, Any]: # unit_s, rows
     "Time some works, with the unit before each; count the products needed and done"
     states = {config: State(config, device) for config in {work.config for work in works}}
-    task = lambda work, **changes: make_task(replace(work, **changes), states[work.config], device)
-    plain = {replace(work, dtype="float32") for work in works} # bfloat16 multiplies as much
-    needed = {work: work.batch*count_flops(task(work, batch=1)) for work in plain}
-    done = {work: count_flops(task(work)) for work in plain}
+    task = lambda work: make_task(work, states[work.config], device)
+    flops = cache(lambda work: count_flops(task(work))/1e9)
     a, b = (torch.ones(shape, device=device) for shape in UNIT)
     unit, taken, rows = [], {work: [] for work in works}, []
     for work in turns*list(works):
@@ -126,11 +122,12 @@ def time_work(
         taken[work].append(time_task(task(work), least, device))
     unit_s = statistics.median(unit)
     for work in works:
-        same, seconds = replace(work, dtype="float32"), statistics.median(taken[work])
+        seconds, same = statistics.median(taken[work]), replace(work, dtype="float32") # as many
         row = {"preset": work.config.preset, "width": work.config.model.width}
         row |= {n: getattr(work, n) for n in ("phase", "kind", "batch", "dtype", "clips", "tokens")}
         row |= {"seconds": seconds, "units": seconds/unit_s}
-        rows.append(row | {"gflop_needed": needed[same]/1e9, "gflop_done": done[same]/1e9})
+        needed = work.batch*flops(replace(same, batch=1))
+        rows.append(row | {"gflop_needed": needed, "gflop_done": flops(same)})
     return {"unit_s": unit_s, "rows": rows}
 
 # %% ../../nbs/8_programs/05_bench.ipynb #71cd5f1f
@@ -239,17 +236,16 @@ def bench(
              "evaluator": lambda: {"evaluator": bench_evaluator()},
              "predict": lambda: {"predict": bench_predict()}}
     if only not in ("", *parts): raise InputError(f"bench '{only}': unknown; {', '.join(parts)}")
-    result = {"unit_s": None, "hardware": hardware(device), "rows": [], "loader": []}
+    result = {"unit_s": None, "hardware": hardware(device), "rows": []}
+    result |= {part: [] for part in parts if part != "model"}
     for part in [only] if only else parts if device == "cpu" else ["model"]: result |= parts[part]()
-    return {"evaluator": [], "predict": []} | result
+    return result
 
-# %% ../../nbs/8_programs/05_bench.ipynb #abe77f13
 def bench_text(result:dict[str, Any])->str: # of `bench`; a table for each part
     "The result of `bench` as text"
     lines = [", ".join(f"{name} {value}" for name, value in result["hardware"].items())]
     if result["rows"]: lines.append(f"unit: {1000*result['unit_s']:.3g} ms")
     tables = [bench_table(result)] if result["rows"] else []
-    parts = "loader", "evaluator", "predict"
-    tables += [pd.DataFrame(result[part]) for part in parts if result[part]]
+    tables += [pd.DataFrame(result[p]) for p in ("loader", "evaluator", "predict") if result[p]]
     shown = {"index": False, "float_format": "{:.4g}".format, "na_rep": ""}
     return "\n\n".join(lines+[table.to_string(**shown) for table in tables])

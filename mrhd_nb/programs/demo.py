@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'SEEDS', 'HEADLINE', 'HALVES', 'constant_submission', 'example_submissions', 'training_jobs',
-           'drawing_jobs', 'demo_submissions', 'demo_scores', 'demo_table', 'demo_report', 'demo']
+           'drawing_jobs', 'demo_scores', 'demo_report', 'demo']
 
 # %% ../../nbs/8_programs/02_demo.ipynb #5c2ac4f0
 import html
@@ -13,18 +13,19 @@ import pandas as pd
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from ..core.config import RunConfig, override, read_config
-from ..core.files import InputError, read_json, write_atomic, write_json_lines
+from ..core.files import InputError, write_atomic, write_json_lines
 from ..data.annotations import as_json, write_annotations
 from ..data.batches import open_split, split_records
 from ..data.synthetic import best_constant
 from ..evaluation.leaderboard import HEADLINES, show, standings
-from ..evaluation.metrics import averages, per_query
+from ..evaluation.metrics import per_query
 from ..evaluation.statistics import random_answers
 from ..figures.provenance import publish
 from ..figures.views import figure_html, page, table_html
 from ..learning.answers import predict_dataset
 from ..learning.checkpoints import load_model, weights_path
-from .notebooks import Job, describe_epoch, experiment_config, run_jobs
+from .notebooks import (
+    Job, experiment_config, query_scores, run_jobs, run_scores)
 
 # %% ../../nbs/8_programs/02_demo.ipynb #e726c9fa
 def constant_submission(config:RunConfig)->list[dict]: # submission lines
@@ -69,7 +70,7 @@ def training_jobs(out:Path, overrides:Sequence[str])->list[Job]: # dotted names,
                 {"preset": preset, "data": "synthetic", "seed": seed, "overrides": changes})
             for preset, seed, changes in runs]
 
-# %% ../../nbs/8_programs/02_demo.ipynb #da3a0f75
+# %% ../../nbs/8_programs/02_demo.ipynb #77490001
 def drawing_jobs(out:Path)->list[Job]:
     "Scores and figures from the trained runs"
     systems = [str(out/f"{preset}-0") for preset in SYSTEMS]
@@ -83,47 +84,25 @@ def drawing_jobs(out:Path)->list[Job]:
 # %% ../../nbs/8_programs/02_demo.ipynb #4453ccfa
 HEADLINE = HEADLINES["qvhighlights"] # the seven numbers by which both papers compare systems
 
-def demo_submissions(out:Path)->dict[str, list[Path]]: # row of the table -> a file per seed
-    "The submissions of each row of the table; the constant answer needs no file"
-    rows, last = {}, "submission_last.jsonl"
-    for preset in SYSTEMS:
-        run, row = out/f"{preset}-0", f"{preset}, last epoch, mean of {1+len(SEEDS)} seeds"
-        results = read_json(run/"metrics.json")
-        rows |= {f"{preset}, {describe_epoch(results, which)}": [run/f"submission_{which}.jsonl"]
-                 for which in ("last", "best")}
-        if preset == SYSTEMS[0]: rows[row] = [out/f"{preset}-{seed}"/last for seed in (0, *SEEDS)]
-        rows[f"{preset}, shuffled queries"] = [run/"evaluate"/"submission_shuffled.jsonl"]
-    return rows
-
-# %% ../../nbs/8_programs/02_demo.ipynb #4453ccfb
 def demo_scores(out:Path)->dict[str, list[pd.DataFrame]]: # row -> per-query table of each seed
-    "The score of each query in each row"
-    config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
+    "What each query scored in each row of the table"
+    config, rows = read_config(out/f"{SYSTEMS[0]}-0"/"config.json"), {}
     truth = [as_json(record) for record in split_records(config, "test")]
-    rows = demo_submissions(out) | {"best constant answer": [constant_submission(config)]}
-    return {row: [per_query(given, truth) for given in runs] for row, runs in rows.items()}
-
-# %% ../../nbs/8_programs/02_demo.ipynb #438b89d4
-def demo_table(
-    out:Path,
-    scored:dict[str, list[pd.DataFrame]], # of `demo_scores`
-)->tuple[pd.DataFrame, pd.DataFrame]: # numbers; texts with half the width of each interval
-    "The headline numbers of each row, and the seconds of training"
-    names = list(HEADLINE.values())
-    means = {row: (sum(map(averages, tables))/len(tables))[names] for row, tables in scored.items()}
-    table = pd.DataFrame(means).T.set_axis(list(HEADLINE), axis=1).assign(seconds=np.nan)
-    for row in (row for row in scored if "epoch (" in row):
-        done = read_json(out/f"{row.split(',')[0]}-0"/"done.json")
-        table.loc[row, "seconds"] = done["notebooks"]["train"]["seconds"]
-    shown = show(standings(scored, names), HEADLINE)
-    return table, shown.assign(seconds=["" if v != v else f"{v:.0f}" for v in table.seconds])
+    for preset in SYSTEMS:
+        runs = [out/f"{preset}-{seed}" for seed in (0, *SEEDS)]
+        rows |= {f"{preset}, {epoch}": [table] for epoch, table in run_scores(runs[0]).items()}
+        if preset == SYSTEMS[0]:
+            rows[f"{preset}, last epoch, mean of {len(runs)} seeds"] = [*map(query_scores, runs)]
+        control = runs[0]/"evaluate"/"submission_shuffled.jsonl"
+        rows[f"{preset}, shuffled queries"] = [per_query(control, truth)]
+    return rows | {"best constant answer": [per_query(constant_submission(config), truth)]}
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
 HALVES = ("± half of the 95 % interval over the reported queries (BCa bootstrap over videos), for "
           "the mean of seeds also over seeds; another seed changes the numbers of a run by more")
 
-# %% ../../nbs/8_programs/02_demo.ipynb #4432970d
-def demo_report(out:Path, shown:pd.DataFrame)->Path: # texts of `demo_table`; report.html
+# %% ../../nbs/8_programs/02_demo.ipynb #bd27c215
+def demo_report(out:Path, shown:pd.DataFrame)->Path: # the table as text; report.html
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     data, training, pages = config.data, config.training, sorted(out.glob("*/**/*.html"))
@@ -148,7 +127,7 @@ def demo(
     workers:int|None=None,      # processes; None: one per CPU thread
     figures:str|Path="",        # folder to which the figures are copied with their data
     report:Callable=print,      # gets one line per step
-)->pd.DataFrame: # the table
+)->pd.DataFrame: # the table, of texts
     "Train, score, draw, and write table and report; finished steps are not repeated"
     experiment_config(SYSTEMS[0], "synthetic", 0, list(overrides)) # refuses a wrong name at once
     out = Path(out)
@@ -156,11 +135,10 @@ def demo(
         raise InputError(f"{out}: holds a report.html that is no demo's; name another folder")
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):
         run_jobs(jobs, workers=workers, report=report)
-    scored = demo_scores(out)
-    table, shown = demo_table(out, scored)
+    shown = show(standings(demo_scores(out), list(HEADLINE.values())), HEADLINE)
     report(f"{shown.to_string()}\npercent {HALVES}")
     report(f"report: {demo_report(out, shown)}")
     if figures:
         for source in sorted(out.glob("figures/*/fig_*.json")): publish(source, figures)
         report(f"figures: {figures}")
-    return table
+    return shown

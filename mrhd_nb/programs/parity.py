@@ -112,14 +112,14 @@ class Replica:
                              "src_txt_ed": p.taps.tokens, "src_txt_cls_ed": p.taps.token_pool}
         return {f"out/{k}": v for k, v in named.items()}
 
-# %% ../../nbs/8_programs/06_parity.ipynb #b1e22953
+# %% ../../nbs/8_programs/06_parity.ipynb #cccf91da
 LOSSES = { # our name of a term: its golden key
     "span": "loss_span", "giou": "loss_giou", "label": "loss_label", "class_error": "class_error",
     "saliency": "loss_saliency", "margin": "loss_saliency_part_margin",
     "rank": "loss_saliency_part_rank_contrastive", "negative": "loss_saliency_part_neg_pair",
     "video_alignment": "VTC", "clip_alignment": "CTC"}
 
-# %% ../../nbs/8_programs/06_parity.ipynb #cccf91da
+# %% ../../nbs/8_programs/06_parity.ipynb #d2664a65
 def replicate_training(replica:Replica)->dict[str, Any]: # golden key -> numbers, or a set of names
     "Losses, matches and gradients of the batch, before any step"
     p, terms, total = replica.loss()
@@ -161,7 +161,7 @@ def replicate(golden:Golden)->dict[str, Any]: # golden key -> numbers, or a set 
 # %% ../../nbs/8_programs/06_parity.ipynb #02c86883
 LIMITS = {"outputs": 1e-5, "losses": 1e-5, "matches": 0., "gradients": 1e-4, "trajectory": 1e-4}
 
-# %% ../../nbs/8_programs/06_parity.ipynb #d80cfd5b
+# %% ../../nbs/8_programs/06_parity.ipynb #db17e0fd
 PARTS = { # beginning of a key: part; other keys are not compared
     "out": "outputs", "loss": "losses", "weight_dict": "losses", "match": "matches",
     "grad": "gradients", "grad_none": "gradients", "grad_norm_total": "gradients",

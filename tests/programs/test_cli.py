@@ -2,8 +2,8 @@
 import json, os, re, shlex, shutil, signal, subprocess, sys, time
 import numpy as np
 import pandas as pd, pytest
-from mrhd_nb.core.files import InputError
-from mrhd_nb.programs.cli import COMMANDS, EXAMPLES, main
+from mrhd_nb.core.files import InputError, packaged
+from mrhd_nb.programs.cli import COMMANDS, main
 
 SIZES = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
 SMALL = [word for size in SIZES for word in ("--set", size)]
@@ -63,7 +63,7 @@ def test_evaluates_with_intervals_a_table_and_a_ledger(tmp_path, monkeypatch, ca
     assert main([*words, "--out", str(tmp_path/"M.json")]) == 0
     said, written = capsys.readouterr(), json.loads((tmp_path/"M.json").read_text())
     assert "|looks:1|" in written.pop("signature") and written == official
-    doubt, signature, ledger_line = said.err.splitlines()
+    doubt, ledger_line, signature = said.err.splitlines()
     assert json.loads(said.out) == official["brief"] and "not sorted by score" in doubt and "scoring 1 " in ledger_line and "|rules:qvhighlights|" in signature
     assert main([*words, "--intervals", "--per-query", str(tmp_path/"q.parquet"), "--out", str(tmp_path/"I.json")]) == 0
     said, written = capsys.readouterr(), json.loads((tmp_path/"I.json").read_text())
@@ -172,6 +172,16 @@ def test_a_run_is_trained_resumed_and_repeated(tmp_path, capsys, monkeypatch):
         assert (run/"done.json").is_file() and (run/"last.safetensors").read_bytes() == weights
     assert main(["evaluate", str(run)]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((run/"metrics.json").read_text())["last"]["metrics"]["brief"]
+    assert main(["evaluate", str(run), "--protocol", "multi", "--format", "text", "--columns", "MR-mR1", "--out", str(tmp_path/"M.json")]) == 0
+    said, written = capsys.readouterr().out, json.loads((tmp_path/"M.json").read_text())
+    assert "|rules:multi|" in said and f"{written['brief']['MR-mR1']:.2f}" in said
+    truth = tmp_path/"truth.jsonl"                               # the same as of its submission file
+    from mrhd_nb.core.config import read_config
+    from mrhd_nb.data.annotations import write_annotations
+    from mrhd_nb.data.batches import split_records
+    write_annotations(truth, split_records(read_config(run/"config.json"), "test"))
+    assert main(["evaluate", "--submission", str(run/"submission_last.jsonl"), "--annotations", str(truth), "--protocol", "multi"]) == 0
+    assert json.loads(capsys.readouterr().out) == written["brief"]
     assert main(["train", *again, "--seed", "4"]) == 2 and "holds another run: seed" in capsys.readouterr().err
 
 
@@ -283,6 +293,15 @@ def test_a_split_without_labels_is_answered_and_not_scored(tmp_path):
     assert scored.returncode == 2 and scored.stderr.splitlines()[-1].endswith("split 'test' has no labels to score by")
 
 
+def test_data_that_have_moved_are_named_anew(tmp_path):
+    assert mrhd(*tiny(tmp_path/"a")).returncode == 0
+    (tmp_path/"a").rename(tmp_path/"b")
+    lost, run = mrhd("evaluate", tmp_path/"b"/"run"), tmp_path/"b"/"run"
+    assert refused(lost, "test.jsonl: cannot be read", "where the data have moved: --set data.root=FOLDER")
+    done = mrhd("evaluate", run, "--set", f"data.root={tmp_path/'b'}")
+    assert done.returncode == 0 and json.loads(done.stdout) == json.loads((run/"metrics.json").read_text())["last"]["metrics"]["brief"], done.stderr
+
+
 def test_what_would_end_a_run_at_its_end_is_refused_at_its_beginning(tmp_path):
     "A file of the test split that is missing, damaged or of another width, and labels that some of its queries lack"
     from mrhd_nb import run_config, train
@@ -313,11 +332,12 @@ DEAR = ("bench", "sweep", "demo")
 def test_every_example_of_the_help_works(tmp_path):
     "In an empty folder, as it stands but for the size of training; the dear ones are words that the parser takes"
     from mrhd_nb.programs.cli import command_line
-    assert set(EXAMPLES) == set(COMMANDS)
+    examples = packaged("examples.yaml")
+    assert set(examples) == set(COMMANDS)
     (tmp_path/"mrhd").write_text(f"#!/bin/sh\nexec {sys.executable} -m mrhd_nb \"$@\"\n")
     (tmp_path/"mrhd").chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
-    for name, text in EXAMPLES.items():
+    for name, text in examples.items():
         place = tmp_path/("trained" if "mrhd train" in text else f"in {name}") # a finished run is not trained again
         place.mkdir(exist_ok=True)
         assert command_line().parse_args(shlex.split(text.splitlines()[-1])[1:]).command == name

@@ -4,7 +4,7 @@ from pathlib import Path
 import nbformat, pytest
 from mrhd_nb.core.files import InputError, read_json, write_json
 from mrhd_nb.core.config import override, read_config, to_dict
-from mrhd_nb.programs.notebooks import Job, check_run, is_finished, notebook_folder, run_jobs, run_notebook
+from mrhd_nb.programs.notebooks import Job, NotebookError, check_run, is_finished, notebook_folder, run_jobs, run_notebook
 from mrhd_nb.figures.provenance import STAMP
 
 SMALL = ["data.train_queries=24", "data.val_queries=12", "data.test_queries=12", "model.width=16", "model.ffn=16", "training.epochs=2", "training.eval_every=1"]
@@ -57,6 +57,16 @@ def test_nothing_is_done_twice(run):
     lines = []
     run_jobs([Job("again", "train", str(run), {"preset": "taskweave_mr2hd", "overrides": SMALL})], report=lines.append)
     assert before == {p: p.stat().st_mtime_ns for p in run.iterdir()} and lines == ["again: finished before"]
+
+
+def test_a_worker_gives_the_same_bits_as_a_notebook_of_its_own(run, tmp_path):
+    "Two other jobs run before in the same process, and one of them fails"
+    same, lines = {"preset": "taskweave_mr2hd", "overrides": SMALL}, []
+    jobs = [Job("other", "train", str(tmp_path/"a"), same | {"preset": "tr_detr", "seed": 5}), Job("fails", "train", str(tmp_path/"b"), same | {"data": "nowhere"}),
+            Job("same", "train", str(tmp_path/"c"), same)]
+    with pytest.raises(NotebookError, match="1 of 3 steps failed: fails"): run_jobs(jobs, workers=1, report=lines.append)
+    assert "done" in lines[0] and "'nowhere'" in lines[1] and "done" in lines[2]
+    for name in ("last.safetensors", "best.safetensors", "submission_last.jsonl", "config.json"): assert (tmp_path/"c"/name).read_bytes() == (run/name).read_bytes(), name
 
 
 def test_another_run_does_not_overwrite_one(run):
