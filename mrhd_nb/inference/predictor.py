@@ -99,6 +99,19 @@ class Answer:
         return {"qid": qid, "query": self.query, "vid": vid, "pred_relevant_windows": self.windows,
                 "pred_saliency_scores": self.saliency, **exists}
 
+    def text(self, true:Sequence[Sequence[float]]=())->str: # (start, end) of the true moments
+        "The five best moments, and a bar for each clip, or for the best of several"
+        lines, clips = [f"query      {self.query}"]*bool(self.query), len(self.highlight)
+        if true: lines.append("truth      "+", ".join(f"{s:g}-{e:g} s" for s, e in true))
+        for rank, (start, end, score) in enumerate(self.moments[:5], 1):
+            lines.append(f"moment {rank}   {start:g}-{end:g} s  score {score:.2f}")
+        bars = range(0, clips, 1+clips//100)                           # the first clip of each
+        heights = np.maximum.reduceat(self.highlight, bars)*(len(BARS)-1)
+        lines.append(f"highlights {''.join(BARS[round(height)] for height in heights)}|")
+        inside = [any(s <= i*self.clip_length < e for s, e in true) for i in range(clips)]
+        marks = "".join(" ^"[int(yes)] for yes in np.maximum.reduceat(inside, bars))
+        if any(inside): lines.append(f"truth      {marks.rstrip()}")
+        return "\n".join([*lines, f"note       {self.note}"])
 
 # %% ../../nbs/6_inference/03_predictor.ipynb #95907beb
 Part = tuple[int, int] # first clip, last clip + 1

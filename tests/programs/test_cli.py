@@ -343,6 +343,6 @@ def test_every_example_of_the_help_works(tmp_path):
         assert command_line().parse_args(shlex.split(text.splitlines()[-1])[1:]).command == name
         if name in DEAR: continue
         if name == "parity": shutil.copytree(os.path.join(os.path.dirname(__file__), "../golden"), place/"tests"/"golden")
-        text = text.replace("training.epochs=5", shlex.join(SMALL[1:]))
+        text = text.replace("training.epochs=1", shlex.join(SMALL[1:]))
         done = subprocess.run(text, shell=True, cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (name, done.stdout, done.stderr)
