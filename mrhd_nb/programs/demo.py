@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'SEEDS', 'HEADLINE', 'HALVES', 'constant_submission', 'example_submissions', 'training_jobs',
-           'drawing_jobs', 'demo_scores', 'demo_report', 'demo']
+           'drawing_jobs', 'demo_scores', 'seeds_text', 'demo_report', 'demo']
 
 # %% ../../nbs/8_programs/02_demo.ipynb #5c2ac4f0
 import html
@@ -18,7 +18,7 @@ from ..data.annotations import as_json, write_annotations
 from ..data.batches import open_split, split_records
 from ..data.synthetic import best_constant
 from ..evaluation.leaderboard import HEADLINES, show, standings
-from ..evaluation.metrics import per_query
+from ..evaluation.metrics import averages, per_query
 from ..evaluation.statistics import random_answers
 from ..figures.provenance import publish
 from ..figures.views import figure_html, page, table_html
@@ -60,12 +60,13 @@ def example_submissions(
 
 # %% ../../nbs/8_programs/02_demo.ipynb #354faf52
 SYSTEMS = ("taskweave_mr2hd", "tr_detr")
-SEEDS = (1, 2) # of TaskWeave, beside seed 0: a row of the table, and a band in a figure
+SEEDS = (1, 2) # beside seed 0: a row of the table, and a band in a figure
 
 def training_jobs(out:Path, overrides:Sequence[str])->list[Job]: # dotted names, as in `--set`
     "The runs that the demo trains"
     runs = [(preset, 0, [*overrides]) for preset in SYSTEMS]
-    runs += [(SYSTEMS[0], seed, [*overrides, "training.select_on=none"]) for seed in SEEDS]
+    runs += [(preset, seed, [*overrides, "training.select_on=none"])
+             for preset in SYSTEMS for seed in SEEDS]
     return [Job(f"train {preset}, seed {seed}", "train", str(out/f"{preset}-{seed}"),
                 {"preset": preset, "data": "synthetic", "seed": seed, "overrides": changes})
             for preset, seed, changes in runs]
@@ -91,18 +92,31 @@ def demo_scores(out:Path)->dict[str, list[pd.DataFrame]]: # row -> per-query tab
     for preset in SYSTEMS:
         runs = [out/f"{preset}-{seed}" for seed in (0, *SEEDS)]
         rows |= {f"{preset}, {epoch}": [table] for epoch, table in run_scores(runs[0]).items()}
-        if preset == SYSTEMS[0]:
-            rows[f"{preset}, last epoch, mean of {len(runs)} seeds"] = [*map(query_scores, runs)]
+        rows[f"{preset}, last epoch, mean of {len(runs)} seeds"] = [*map(query_scores, runs)]
         control = runs[0]/"evaluate"/"submission_shuffled.jsonl"
         rows[f"{preset}, shuffled queries"] = [per_query(control, truth)]
     return rows | {"best constant answer": [per_query(constant_submission(config), truth)]}
 
 # %% ../../nbs/8_programs/02_demo.ipynb #4432970c
 HALVES = ("± half of the 95 % interval over the reported queries (BCa bootstrap over videos), for "
-          "the mean of seeds also over seeds; another seed changes the numbers of a run by more")
+          "the mean of seeds also over seeds")
+
+def seeds_text(scored:dict[str, list[pd.DataFrame]])->str: # of `demo_scores`; a line per system
+    "What each seed reaches: R1@0.5, and its standard deviation"
+    lines = []
+    for row, tables in scored.items():
+        if len(tables) < 2: continue
+        values = [averages(t)["MR-full-R1@0.5"] for t in tables]
+        said = ", ".join(f"{v:.1f}" for v in values)
+        lines.append(f"{row}: R1@0.5 {said}; standard deviation {np.std(values, ddof=1):.1f}")
+    return "\n".join(lines)
 
 # %% ../../nbs/8_programs/02_demo.ipynb #bd27c215
-def demo_report(out:Path, shown:pd.DataFrame)->Path: # the table as text; report.html
+def demo_report(
+    out:Path,
+    shown:pd.DataFrame, # the table, of texts
+    seeds:str="",       # of `seeds_text`
+)->Path: # report.html
     "The demo's tables, figures and notebooks as one page"
     config = read_config(out/f"{SYSTEMS[0]}-0"/"config.json")
     data, training, pages = config.data, config.training, sorted(out.glob("*/**/*.html"))
@@ -113,7 +127,8 @@ def demo_report(out:Path, shown:pd.DataFrame)->Path: # the table as text; report
     links = [f'<li><a href="{n}">{n}</a></li>' for n in map(html.escape, map(name, pages))]
     text = page("mrhd_nb: the demo", {
         "Results": f"<p>The embedded benchmark: {size}. The test queries are reported.</p>"
-                   f'{table_html(shown)}<p class="small">Percent {HALVES}.</p>',
+                   f'{table_html(shown)}<p class="small">Percent {HALVES}.</p>'
+                   f"<p>{html.escape(seeds).replace(chr(10), '<br>')}</p>",
         "Figures": "".join(figure_html(path.read_bytes(), name(path)) for path in drawn),
         "Notebooks": f"<ul>{''.join(links)}</ul>"})
     with write_atomic(out/"report.html") as t: t.write_text(text, encoding="utf-8")
@@ -135,9 +150,10 @@ def demo(
         raise InputError(f"{out}: holds a report.html that is no demo's; name another folder")
     for jobs in (training_jobs(out, overrides), drawing_jobs(out)):
         run_jobs(jobs, workers=workers, report=report)
-    shown = show(standings(demo_scores(out), list(HEADLINE.values())), HEADLINE)
-    report(f"{shown.to_string()}\npercent {HALVES}")
-    report(f"report: {demo_report(out, shown)}")
+    scored = demo_scores(out)
+    shown, seeds = show(standings(scored, list(HEADLINE.values())), HEADLINE), seeds_text(scored)
+    report(f"{shown.to_string()}\npercent {HALVES}\n{seeds}")
+    report(f"report: {demo_report(out, shown, seeds)}")
     if figures:
         for source in sorted(out.glob("figures/*/fig_*.json")): publish(source, figures)
         report(f"figures: {figures}")
