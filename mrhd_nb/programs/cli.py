@@ -288,7 +288,8 @@ def predict_command(args:Namespace)->None:
     elif args.json: shown = [json.dumps(asdict(a) | true) for a in found]
     else:
         texts = [a.text(true.get("true_windows", ())) for a in found]
-        shown = [f"example    {true['example']}"]*bool(true)+["\n\n".join(texts)]
+        shown = ["\n\n".join(texts)]
+        if true: shown.insert(0, f"example    {true['example']}")
     print("\n".join(shown))
 
 COMMANDS["predict"] = predict_command, [

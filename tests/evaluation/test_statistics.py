@@ -109,7 +109,7 @@ def test_scorings_of_the_real_test_split_are_recorded(shared, tmp_path, monkeypa
         lines = random_answers(annotations/"highlight_test_with_gt.jsonl", seed)
         (tmp_path/f"{name}.jsonl").write_text("".join(json.dumps(line)+"\n" for line in lines))
         assert main(["evaluate", "--submission", f"{tmp_path}/{name}.jsonl", "--annotations", str(annotations/"highlight_test_with_gt.jsonl"), "--ledger", str(ledger)]) == 0
-    assert capsys.readouterr().err.splitlines()[-1].startswith("mrhd: QVHighlights test, 1542 queries: scoring 3 of this test split, 2 different submissions so far")
+    assert capsys.readouterr().err.splitlines()[-2].startswith("mrhd: QVHighlights test, 1542 queries: scoring 3 of this test split, 2 different submissions so far")
     first, second, third = read_ledger(ledger)
     assert [Path(line["file"]).stem for line in (first, second, third)] == ["a", "b", "again"] and first["metrics"] == third["metrics"]
     assert first["submission"] == third["submission"] != second["submission"] and first["metrics"]["MR-full-mAP"] != second["metrics"]["MR-full-mAP"]
