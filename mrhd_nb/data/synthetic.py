@@ -6,7 +6,7 @@
 __all__ = ['GRAMMAR', 'WIDTH', 'CLIPS', 'CLIP_SECONDS', 'sentence', 'content_words', 'event_vector', 'token_rows',
            'random_windows', 'autocorrelated', 'random_saliency', 'random_records', 'random_distractors', 'Timeline',
            'random_timeline', 'render', 'Simulation', 'simulate_features', 'Benchmark', 'make', 'write',
-           'best_constant']
+           'example_input', 'best_constant']
 
 # %% ../../nbs/2_data/07_synthetic.ipynb #4ffb059d
 import functools, math, torch
@@ -321,6 +321,14 @@ def write(benchmark:Benchmark, folder:str|Path)->Path: # the folder
         if not (records := getattr(benchmark, split)): continue
         write_annotations(Path(folder)/f"highlight_{name}.jsonl", records)
     return Path(folder)
+
+# %% ../../nbs/2_data/07_synthetic.ipynb #22c54d11
+def example_input(index:int, seed:int)->tuple[Any, list, Any]: # record, streams, tokens
+    "A validation query of the embedded benchmark"
+    if index < 0: raise InputError(f"--example: {index} is below 0")
+    made = make(seed, train=1, val=index+1)
+    record = made.val[index]
+    return record, made.streams[record.vid], made.tokens[record.qid]
 
 # %% ../../nbs/2_data/07_synthetic.ipynb #7f85be40
 def _constant_hits(records:Sequence[Record], candidates:torch.Tensor)->torch.Tensor: # (n, C) bool

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Curve', 'FALSE_ALARMS', 'fit_platt', 'fit_isotonic', 'reliability', 'fit_curve', 'exist_score', 'calibrated_scores',
-           'calibrate', 'make_card', 'card_path', 'read_card']
+           'calibrate', 'make_card', 'card_text', 'card_path', 'read_card']
 
 # %% ../../nbs/6_inference/02_calibration.ipynb #6327b6b8
 import torch
@@ -135,6 +135,17 @@ def make_card(
             "queries": len(records), "videos": len({r.vid for r in records}),
             "window": int(np.median(clips)), "numbers": interval_block(scores)
             } | calibrate(model, dataset)
+
+# %% ../../nbs/6_inference/02_calibration.ipynb #7a76a8a2
+def card_text(card:dict[str, Any])->str: # of `make_card`; several lines
+    "What a card says about the queries that it was made on"
+    lines = ["{queries} queries on {videos} videos of {data}, {split}".format(**card)]
+    lines += [f"{name:<8} {curve['kind']:<9} expected calibration error {curve['error']:.3f}"
+              for name, curve in card["calibration"].items()]
+    if "hits" in card:
+        lines.append(f"threshold {card['threshold']:.3f}: {100*card['false_alarms']:g} % of wrong "
+                     f"sentences get an answer, {100*card['hits']:.0f} % of right ones")
+    return "\n".join(lines)
 
 # %% ../../nbs/6_inference/02_calibration.ipynb #9b11caa1
 def card_path(weights:str|Path)->Path: return Path(weights).with_suffix(".card.json")

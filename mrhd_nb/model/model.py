@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Maps', 'Prediction', 'make_parts', 'initialise', 'widen', 'in_float32', 'Projected', 'fuse', 'score_existence',
-           'score_negatives', 'predict', 'MomentModel', 'fill_weights']
+           'score_negatives', 'predict', 'MomentModel', 'TensorModel', 'fill_weights']
 
 # %% ../../nbs/3_model/06_model.ipynb #06afe92b
 import torch
@@ -246,6 +246,24 @@ class MomentModel(nn.Module):
         if not c.alignment: return made
         rows = widen(own.clips), widen(own.words.tokens), own.clip_mask, own.words.token_mask
         return replace(made, taps=tap(*rows, over_padding=c.quirks.pooling_over_padding))
+
+# %% ../../nbs/3_model/06_model.ipynb #c83d3bb5
+class TensorModel(nn.Module):
+    "A model with plain tensors in and out, in float32 and evaluation mode"
+    def __init__(self, model:MomentModel): # is changed to both
+        super().__init__()
+        self.model, model.precision = model, "float32"
+        self.eval()
+
+    def forward(self,
+        video:Tensor,      # (B, L, Dv)
+        clip_mask:Tensor,  # (B, L)
+        tokens:Tensor,     # (B, T, Dt)
+        token_mask:Tensor, # (B, T)
+    )->tuple[Tensor, Tensor, Tensor]: # score (B, N), span_cw (B, N, 2), saliency (B, L)
+        batch = Batch(video, clip_mask, tokens, token_mask, None, (), 1.)
+        p = self.model(batch, negatives=False)
+        return p.final_logits.softmax(-1)[...,0], p.final_spans, p.saliency
 
 # %% ../../nbs/3_model/06_model.ipynb #3f249dd0
 def fill_weights(

@@ -5,18 +5,16 @@
 # %% auto #0
 __all__ = ['PLAIN', 'COMMANDS', 'SET', 'DEVICE', 'DATA', 'STYLE', 'SCORING', 'Parser', 'answer', 'show_plain', 'add_option',
            'train_command', 'sign', 'evaluate_command', 'compare_command', 'leaderboard_command', 'notebooks_command',
-           'example_input', 'predict_command', 'calibrate_command', 'report_command', 'parity_command', 'sweep_command',
-           'demo_command', 'bench_command', 'download_command', 'convert_command', 'pack_command', 'doctor_command',
-           'import_command', 'export_command', 'command_line', 'main']
+           'predict_command', 'calibrate_command', 'report_command', 'parity_command', 'sweep_command', 'demo_command',
+           'bench_command', 'download_command', 'convert_command', 'pack_command', 'doctor_command', 'import_command',
+           'export_command', 'command_line', 'main']
 
 # %% ../../nbs/8_programs/07_cli.ipynb #e9ccf44f
 import argparse, codecs, json, os, shlex, shutil, sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 from .. import __version__
 from ..core.files import (
@@ -251,18 +249,10 @@ def notebooks_command(args:Namespace)->None:
 
 COMMANDS["notebooks"] = notebooks_command, [("--copy", "DIR", "", "copy them")]
 
-# %% ../../nbs/8_programs/07_cli.ipynb #22c54d11
-def example_input(index:int, seed:int)->tuple[Any, list, Any]: # record, streams, tokens
-    "A validation query of the embedded benchmark"
-    from mrhd_nb.data.synthetic import make
-    if index < 0: raise InputError(f"--example: {index} is below 0")
-    made = make(seed, train=1, val=index+1)
-    record = made.val[index]
-    return record, made.streams[record.vid], made.tokens[record.qid]
-
 # %% ../../nbs/8_programs/07_cli.ipynb #213fc0ca
 def predict_command(args:Namespace)->None:
     "Find the moments and highlights of one video, for any number of sentences"
+    from mrhd_nb.data.synthetic import example_input
     from mrhd_nb.inference.export import exporter
     from mrhd_nb.inference.predictor import Predictor
     if bool(args.video)+bool(args.features)+(args.example is not None) != 1:
@@ -287,8 +277,7 @@ def predict_command(args:Namespace)->None:
     if args.lines: shown = [json.dumps(a.line(i, Path(name).stem)) for i, a in enumerate(found, 1)]
     elif args.json: shown = [json.dumps(asdict(a) | true) for a in found]
     else:
-        texts = [a.text(true.get("true_windows", ())) for a in found]
-        shown = ["\n\n".join(texts)]
+        shown = ["\n\n".join(a.text(true.get("true_windows", ())) for a in found)]
         if true: shown.insert(0, f"example    {true['example']}")
     print("\n".join(shown))
 
@@ -313,16 +302,11 @@ COMMANDS["predict"] = predict_command, [
 # %% ../../nbs/8_programs/07_cli.ipynb #d5d29923
 def calibrate_command(args:Namespace)->None:
     "Write the model's card beside its weights: what it reached, and curves to probabilities"
-    from mrhd_nb.inference.calibration import card_path, make_card
+    from mrhd_nb.inference.calibration import card_path, card_text, make_card
     from mrhd_nb.learning.checkpoints import weights_path
     card, path = make_card(args.run, args.split), card_path(weights_path(args.run, "best", "last"))
     write_json(path, card)
-    for name, curve in card["calibration"].items():
-        print(f"{name:<8} {curve['kind']:<9} expected calibration error {curve['error']:.3f}")
-    if "hits" in card:
-        print(f"threshold {card['threshold']:.3f}: {100*card['false_alarms']:g} % of wrong "
-              f"sentences get an answer, {100*card['hits']:.0f} % of right ones")
-    print(f"{path}:", "{queries} queries on {videos} videos of {data}, {split}".format(**card))
+    print(f"{path}: {card_text(card)}")
 
 COMMANDS["calibrate"] = calibrate_command, [
     ("run", "RUN", None, "run folder, checkpoint, or packaged weights"),
@@ -404,7 +388,8 @@ def convert_command(args:Namespace)->int|None:
     from mrhd_nb.core.presets import data_config
     from mrhd_nb.data.converters import ConversionError, convert
     from mrhd_nb.data.features import feature_seconds
-    known = [partial(feature_seconds, data_config(args.data))] if args.data else []
+    data = args.data and data_config(args.data)
+    known = [lambda vid: feature_seconds(data, vid)]*bool(data)
     try: print(*convert(args.source, args.out, *known, skip=args.skip)[1], sep="\n")
     except ConversionError as e:
         if not e.faults[1:]: raise InputError(f"{e}{e.hint}") from None
@@ -462,7 +447,7 @@ COMMANDS["doctor"] = doctor_command, [
 # %% ../../nbs/8_programs/07_cli.ipynb #f3812237
 def import_command(args:Namespace)->None:
     "Turn a checkpoint of TaskWeave, TR-DETR or Lighthouse into a folder of this package"
-    from mrhd_nb.learning.exchange import import_released
+    from mrhd_nb.inference.exchange import import_released
     options = {name: getattr(args, name) for name in ("data", "streams", "feedback")}
     note = import_released(args.checkpoint, args.out, ema=not args.raw, **options)
     print(f"{args.out}: {note['tensors']} tensors, {note['parameters']} parameters")
@@ -479,7 +464,7 @@ COMMANDS["import"] = import_command, [
 # %% ../../nbs/8_programs/07_cli.ipynb #79b1ff63
 def export_command(args:Namespace)->None:
     "Write a model in the format of another program"
-    from mrhd_nb.learning.exchange import export_model
+    from mrhd_nb.inference.exchange import export_model
     export_model(args.checkpoint, args.out)
 
 COMMANDS["export"] = export_command, [
@@ -497,7 +482,7 @@ def command_line()->Parser:
     for name, (run, options) in COMMANDS.items():
         purpose = run.__doc__[0].lower()+run.__doc__[1:]
         one = commands.add_parser(name, help=purpose, description=f"{run.__doc__}.",
-                                  epilog=f"example:\n{indent(examples[name], '  ')}", **shape)
+                                  epilog=f"example:\n{examples[name]}", **shape)
         one.set_defaults(run_command=run)
         for option in options: add_option(one, *option)
     return parser

@@ -8,7 +8,7 @@ from mrhd_nb.core.files import generator
 from mrhd_nb.core.presets import run_config
 from mrhd_nb.core.testing import refusal
 from mrhd_nb.learning.checkpoints import load, load_model, save_model
-from mrhd_nb.learning.exchange import export_model, import_released, stream_blocks
+from mrhd_nb.inference.exchange import export_model, import_released, stream_blocks
 from mrhd_nb.model.model import MomentModel
 from mrhd_nb.model.released import export_released, fill_released, read_released, reorder_streams
 from mrhd_nb.programs.cli import main

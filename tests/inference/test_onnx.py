@@ -3,7 +3,8 @@ import onnx, onnxruntime, pytest, torch
 from mrhd_nb.core.files import generator
 from mrhd_nb.core.testing import small_model
 from mrhd_nb.model.model import MomentModel
-from mrhd_nb.model.onnx import ONNX_AXES, OPSET, TensorModel, write_onnx
+from mrhd_nb.inference.onnx import ONNX_AXES, OPSET, write_onnx
+from mrhd_nb.model.model import TensorModel
 
 
 @pytest.mark.parametrize("name", ["taskweave_both", "tr_detr"])
