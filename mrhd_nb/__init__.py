@@ -1,5 +1,5 @@
 "Joint video moment retrieval and highlight detection; what people type is imported when it is first used (PEP 562)"
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 import os as _os
 from importlib import import_module as _import
