@@ -131,7 +131,7 @@ def test_predicts_from_the_packaged_checkpoint():
 
 def test_the_packaged_checkpoint_answers_sensibly():
     "Its best window hits more often than a window of the best constant answer does"
-    from mrhd_nb.programs.cli import example_input
+    from mrhd_nb.data.synthetic import example_input
     from mrhd_nb.inference.predictor import Predictor
     from mrhd_nb.learning.checkpoints import weights_path
     predictor, hits, count = Predictor(weights_path("taskweave_mr2hd")), 0, 40
